@@ -1,0 +1,742 @@
+/**
+ * The store: the small interface behind which a database keeps runs and their histories.
+ *
+ * People who write workflows never meet it; they choose one of its layers (`SqliteStepStore`, `MemoryStepStore`). People who
+ * write a store implement {@link Encoded}, which speaks of strings and numbers only, and lift it with {@link make}.
+ *
+ * @since 0.1.0
+ */
+import * as Context from "effect/Context"
+import * as Effect from "effect/Effect"
+import type * as Either from "effect/Either"
+import * as Option from "effect/Option"
+import * as Schema from "effect/Schema"
+import type * as Scope from "effect/Scope"
+import * as Stream from "effect/Stream"
+import type { StoreError } from "./Errors.js"
+import { StopReason, StoreCorrupt } from "./Errors.js"
+import { digest } from "./internal/digest.js"
+import { withoutTransaction } from "./internal/transaction.js"
+import { identity, PayloadCodec, type PayloadCodecShape } from "./PayloadCodec.js"
+
+// ---------------------------------------------------------------------------------------------------------------------
+// models
+// ---------------------------------------------------------------------------------------------------------------------
+
+/**
+ * Where a run stands.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export const RunStatus = Schema.Literal(
+  "PENDING",
+  "RUNNING",
+  "SUSPENDED",
+  "STOPPED",
+  "COMPLETED",
+  "FAILED",
+  "CANCELLED"
+)
+
+/**
+ * @since 0.1.0
+ * @category models
+ */
+export type RunStatus = typeof RunStatus.Type
+
+/**
+ * Where a step stands.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export const StepStatus = Schema.Literal("IN_PROGRESS", "COMPLETED", "FAILED")
+
+/**
+ * @since 0.1.0
+ * @category models
+ */
+export type StepStatus = typeof StepStatus.Type
+
+/**
+ * What a listing shows of a run. Times are epoch milliseconds.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface RunSummary {
+  readonly workflowId: string
+  readonly generation: number
+  /** The name of the workflow. */
+  readonly name: string
+  readonly version: string | null
+  readonly status: RunStatus
+  /** The worker that drives the run, while one does. */
+  readonly owner: string | null
+  /** Grows with each claim; every write names the epoch it was made under. */
+  readonly epoch: number
+  readonly createdAt: number
+  readonly updatedAt: number
+  readonly endedAt: number | null
+}
+
+/**
+ * A run as recorded.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface RunRow extends RunSummary {
+  readonly stopReason: StopReason | null
+  /** Tells whether two payloads are the same. */
+  readonly fingerprint: string
+  /** JSON text; `null` stands for no payload. */
+  readonly payload: string | null
+  /** JSON text of the success of a COMPLETED run, or of the typed error of a FAILED one; `null` stands for `undefined`. */
+  readonly outcome: string | null
+}
+
+/**
+ * What a listing shows of a step. Times are epoch milliseconds.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface StepSummary {
+  readonly stepKey: string
+  readonly stepId: string
+  /** Which kind of durable operation: `step`. */
+  readonly kind: string
+  readonly sequence: number
+  readonly status: StepStatus
+  /** The place in the order of recording; `null` while the step has no outcome. */
+  readonly position: number | null
+  readonly attempt: number
+  readonly epoch: number
+  /** Whether this row answers a replay. */
+  readonly final: boolean
+  readonly startedAt: number
+  readonly updatedAt: number
+}
+
+/**
+ * A step as recorded.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface StepRow extends StepSummary {
+  readonly fingerprint: string | null
+  /** JSON text of the value; `null` stands for `undefined` in a COMPLETED row. */
+  readonly output: string | null
+  /** JSON text: the typed failure of a final row, or what went wrong, for people, of another one. */
+  readonly error: string | null
+}
+
+/**
+ * An attempt that ended without an outcome. Times are epoch milliseconds.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface AttemptRow {
+  readonly stepKey: string
+  readonly attempt: number
+  readonly startedAt: number
+  readonly endedAt: number
+  /** JSON text, for people. */
+  readonly error: string
+}
+
+/**
+ * Creates a run, if there is none of this id.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface RunInsert {
+  readonly name: string
+  readonly version: string | null
+  /** `RUNNING` if it is claimed as it is created, `PENDING` if not. */
+  readonly status: RunStatus
+  readonly owner: string | null
+  readonly fingerprint: string
+  readonly payload: string | null
+  readonly createdAt: number
+}
+
+/**
+ * What changes in the row of a run. The payload never does.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface RunPatch {
+  readonly status: RunStatus
+  readonly owner: string | null
+  readonly stopReason: StopReason | null
+  readonly outcome: string | null
+  readonly updatedAt: number
+  readonly endedAt: number | null
+}
+
+/**
+ * The one shape of a write: an update of a run, under the epoch that the writer holds.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface RunUpdate {
+  readonly workflowId: string
+  readonly generation: number
+  /** The update is refused unless the run is in this epoch. */
+  readonly epoch: number
+  /** Given: create the run in `epoch`; one that exists already is answered with `Exists`, and nothing else is done. */
+  readonly insert: RunInsert | null
+  readonly patch: RunPatch | null
+  /** Keys of final FAILED steps that no longer answer a replay, so that they run again. */
+  readonly reopen: ReadonlyArray<string>
+  /** Inserted, or put in place of a row of the same key that is not final. */
+  readonly steps: ReadonlyArray<StepRow>
+  readonly attempts: ReadonlyArray<AttemptRow>
+}
+
+/**
+ * What became of one update of a batch.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export type CommitAnswer<Row = RunRow> =
+  | { readonly _tag: "Accepted" }
+  /** The run is in another epoch, or gone: nothing of this update was written. */
+  | { readonly _tag: "Fenced" }
+  /** The run to create is there already: nothing of this update was written. */
+  | { readonly _tag: "Exists"; readonly run: Row }
+
+/**
+ * Which runs to take over. PENDING and RUNNING ones are taken, if nobody owns them or their owner is in `dead`.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface ClaimOptions {
+  /** The new owner. */
+  readonly worker: string
+  /** Workflows that the worker can drive; `null` for any, together with a `workflowId`. */
+  readonly names: ReadonlyArray<string> | null
+  /** This run only. */
+  readonly workflowId: string | null
+  /** Owners known to be dead. */
+  readonly dead: ReadonlyArray<string>
+  readonly limit: number
+  /** The time of the claim, in epoch milliseconds. */
+  readonly at: number
+}
+
+/**
+ * A run that was taken over. Where its row is damaged, `run` says so: damage to one run leaves the others alone.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface Claimed {
+  readonly workflowId: string
+  readonly generation: number
+  readonly epoch: number
+  readonly run: Either.Either<RunRow, StoreError>
+}
+
+/**
+ * @since 0.1.0
+ * @category models
+ */
+export interface WorkerInfo {
+  readonly id: string
+  /** For people: where the worker runs. */
+  readonly host: string
+  readonly pid: number
+  readonly startedAt: number
+}
+
+/**
+ * Something happened to these runs; `null` if it is not known to which.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export type Change = ReadonlyArray<string> | null
+
+/**
+ * A page of a listing: what comes after the given key, in its order.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface Page<Key> {
+  readonly after: Key | null
+  readonly limit: number
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// encoded models
+// ---------------------------------------------------------------------------------------------------------------------
+
+/**
+ * The columns that stand beside a stored text.
+ *
+ * @since 0.1.0
+ * @category encoded
+ */
+export interface Stamp {
+  readonly codec: string | null
+  readonly digest: string | null
+}
+
+/**
+ * @since 0.1.0
+ * @category encoded
+ */
+export interface RunSummaryEncoded extends Omit<RunSummary, "status"> {
+  readonly status: string
+}
+
+/**
+ * @since 0.1.0
+ * @category encoded
+ */
+export interface RunRowEncoded extends RunSummaryEncoded {
+  /** JSON text. */
+  readonly stopReason: string | null
+  readonly fingerprint: string
+  readonly payload: string | null
+  readonly payloadCodec: string | null
+  readonly payloadDigest: string | null
+  readonly outcome: string | null
+  readonly outcomeCodec: string | null
+  readonly outcomeDigest: string | null
+}
+
+/**
+ * @since 0.1.0
+ * @category encoded
+ */
+export interface StepSummaryEncoded extends Omit<StepSummary, "status" | "final"> {
+  readonly status: string
+  readonly final: number
+}
+
+/**
+ * @since 0.1.0
+ * @category encoded
+ */
+export interface StepRowEncoded extends StepSummaryEncoded, Stamp {
+  readonly fingerprint: string | null
+  readonly output: string | null
+  readonly error: string | null
+}
+
+/**
+ * @since 0.1.0
+ * @category encoded
+ */
+export interface AttemptRowEncoded extends AttemptRow, Stamp {}
+
+/**
+ * @since 0.1.0
+ * @category encoded
+ */
+export interface RunInsertEncoded extends Omit<RunInsert, "status"> {
+  readonly status: string
+  readonly payloadCodec: string | null
+  readonly payloadDigest: string | null
+}
+
+/**
+ * @since 0.1.0
+ * @category encoded
+ */
+export interface RunPatchEncoded extends Omit<RunPatch, "status" | "stopReason"> {
+  readonly status: string
+  readonly stopReason: string | null
+  readonly outcomeCodec: string | null
+  readonly outcomeDigest: string | null
+}
+
+/**
+ * @since 0.1.0
+ * @category encoded
+ */
+export interface RunUpdateEncoded extends Omit<RunUpdate, "insert" | "patch" | "steps" | "attempts"> {
+  readonly insert: RunInsertEncoded | null
+  readonly patch: RunPatchEncoded | null
+  readonly steps: ReadonlyArray<StepRowEncoded>
+  readonly attempts: ReadonlyArray<AttemptRowEncoded>
+}
+
+/**
+ * What somebody who writes a store implements: the store in plain data.
+ *
+ * Each method is one transaction, durable when it returns; each may fail with a `StoreError` and must not die of what a
+ * database does.
+ *
+ * @since 0.1.0
+ * @category encoded
+ */
+export interface Encoded {
+  /** For messages: which file or database this is. */
+  readonly target: string
+  /** Runs of other namespaces are invisible. */
+  readonly namespace: string
+  /**
+   * Applies a batch in one transaction, and answers for each update in turn. A run stands in a batch at most once. An
+   * update that is fenced off or finds its run there already leaves the others alone. A step that would overwrite a final
+   * row fails the batch with `StoreRejected`.
+   */
+  readonly commit: (
+    batch: ReadonlyArray<RunUpdateEncoded>
+  ) => Effect.Effect<ReadonlyArray<CommitAnswer<RunRowEncoded>>, StoreError>
+  /** Makes the worker the owner of runs, each in a new epoch, and answers their rows as they are then, oldest first. */
+  readonly claim: (options: ClaimOptions) => Effect.Effect<ReadonlyArray<RunRowEncoded>, StoreError>
+  readonly run: (workflowId: string) => Effect.Effect<RunRowEncoded | null, StoreError>
+  /** Final rows in the order of their positions. */
+  readonly history: (
+    workflowId: string,
+    generation: number,
+    page: Page<number>
+  ) => Effect.Effect<ReadonlyArray<StepRowEncoded>, StoreError>
+  /** Rows that are not final, in the order of their keys. */
+  readonly unfinished: (
+    workflowId: string,
+    generation: number
+  ) => Effect.Effect<ReadonlyArray<StepRowEncoded>, StoreError>
+  /** For people: all rows, without payloads, in the order of their keys. */
+  readonly steps: (
+    workflowId: string,
+    generation: number,
+    page: Page<string>
+  ) => Effect.Effect<ReadonlyArray<StepSummaryEncoded>, StoreError>
+  /** For people: runs, without payloads, in the order of their ids. */
+  readonly runs: (page: Page<string>) => Effect.Effect<ReadonlyArray<RunSummaryEncoded>, StoreError>
+  /** For people: the attempts that ended without an outcome, by key and number. */
+  readonly attempts: (
+    workflowId: string,
+    generation: number
+  ) => Effect.Effect<ReadonlyArray<AttemptRowEncoded>, StoreError>
+  /** Shows that a worker lives, until the scope closes or the process ends. */
+  readonly register: (worker: WorkerInfo) => Effect.Effect<void, StoreError, Scope.Scope>
+  /** Registered workers that are known to be dead and still own runs. Those that own none are forgotten. */
+  readonly dead: Effect.Effect<ReadonlyArray<string>, StoreError>
+  /** What this and other processes commit, as soon as it can be known. */
+  readonly changes: Stream.Stream<Change, StoreError>
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// tag
+// ---------------------------------------------------------------------------------------------------------------------
+
+/**
+ * The database that runs live in.
+ *
+ * @example
+ * ```ts
+ * import { Effect } from "effect"
+ * import { SqliteStepStore, StepStore } from "perdure"
+ *
+ * // Which runs are in the database?
+ * const program = Effect.gen(function*() {
+ *   const store = yield* StepStore.StepStore
+ *   const runs = yield* store.runs({ after: null, limit: 100 })
+ *   for (const run of runs) {
+ *     yield* Effect.log(`${run.workflowId} ${run.status}`)
+ *   }
+ * })
+ *
+ * export const main = program.pipe(Effect.provide(SqliteStepStore.layer({ filename: "durable.db" })))
+ * ```
+ *
+ * @since 0.1.0
+ * @category tags
+ */
+export class StepStore extends Context.Tag("perdure/StepStore")<StepStore, {
+  /** Grows when the interface changes incompatibly. */
+  readonly interfaceVersion: 1
+  readonly target: string
+  readonly namespace: string
+  /** One transaction for all updates, durable when it returns; an answer for each, in order. */
+  readonly commit: (batch: ReadonlyArray<RunUpdate>) => Effect.Effect<ReadonlyArray<CommitAnswer>, StoreError>
+  /** Takes over runs that nobody owns or whose owner is dead; every earlier claim on them is dead from then on. */
+  readonly claim: (options: ClaimOptions) => Effect.Effect<ReadonlyArray<Claimed>, StoreError>
+  readonly run: (workflowId: string) => Effect.Effect<Option.Option<RunRow>, StoreError>
+  /** The outcomes of a run in the order of recording, a page at a time. */
+  readonly history: (
+    workflowId: string,
+    generation: number,
+    page: Page<number>
+  ) => Effect.Effect<ReadonlyArray<StepRow>, StoreError>
+  /** The rows that answer no replay: steps under way, and attempts that ended without an outcome. */
+  readonly unfinished: (workflowId: string, generation: number) => Effect.Effect<ReadonlyArray<StepRow>, StoreError>
+  readonly steps: (
+    workflowId: string,
+    generation: number,
+    page: Page<string>
+  ) => Effect.Effect<ReadonlyArray<StepSummary>, StoreError>
+  readonly runs: (page: Page<string>) => Effect.Effect<ReadonlyArray<RunSummary>, StoreError>
+  readonly attempts: (workflowId: string, generation: number) => Effect.Effect<ReadonlyArray<AttemptRow>, StoreError>
+  readonly register: (worker: WorkerInfo) => Effect.Effect<void, StoreError, Scope.Scope>
+  readonly dead: Effect.Effect<ReadonlyArray<string>, StoreError>
+  readonly changes: Stream.Stream<Change, StoreError>
+}>() {}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// constructors
+// ---------------------------------------------------------------------------------------------------------------------
+
+const isRunStatus = Schema.is(RunStatus)
+const isStepStatus = Schema.is(StepStatus)
+const encodeStopReason = Schema.encodeSync(Schema.parseJson(StopReason))
+const decodeStopReason = Schema.decodeUnknownOption(Schema.parseJson(StopReason))
+
+const payloadDigest = (run: { readonly name: string; readonly fingerprint: string }, codec: string | null, stored: string | null) =>
+  digest([run.name, run.fingerprint, codec, stored])
+
+const ended = new Set(["COMPLETED", "FAILED", "CANCELLED"])
+
+/** The outcome of a run has a digest once there is one; the status, which says how to read it, is part of that digest. */
+const outcomeDigest = (status: string, codec: string | null, stored: string | null) =>
+  ended.has(status) ? digest([status, codec, stored]) : null
+
+/** Covers everything a replay reads of a step. */
+const stepDigest = (step: Omit<StepRowEncoded, "digest">) =>
+  digest([step.stepKey, step.stepId, step.kind, step.status, step.position, step.fingerprint, step.codec, step.output, step.error])
+
+/**
+ * Lifts a store in plain data into the typed service: here payloads pass through the {@link PayloadCodec}, digests are made
+ * and verified, and the application's own transaction, if one surrounds the call, is kept out.
+ *
+ * @param encoded - the store in plain data
+ * @since 0.1.0
+ * @category constructors
+ */
+export const make = (encoded: Encoded): Effect.Effect<StepStore["Type"]> =>
+  Effect.map(PayloadCodec, (codec) => lift(encoded, codec))
+
+const lift = (encoded: Encoded, codec: PayloadCodecShape): StepStore["Type"] => {
+  const plain = codec === identity
+
+  const damaged = (workflowId: string, detail: string) =>
+    new StoreCorrupt({ target: encoded.target, workflowId, detail })
+
+  const seal = (workflowId: string, json: string | null): Effect.Effect<string | null, StoreError> =>
+    json === null || plain
+      ? Effect.succeed(json)
+      : Effect.mapError(codec.encode(json), (error) => damaged(workflowId, error.message))
+
+  const open = (workflowId: string, stored: string | null, name: string | null): Effect.Effect<string | null, StoreError> =>
+    stored === null || (plain && name === identity.name)
+      ? Effect.succeed(stored)
+      : Effect.mapError(codec.decode(stored, name ?? identity.name), (error) => damaged(workflowId, error.message))
+
+  const nameFor = (...texts: ReadonlyArray<string | null>) => texts.some((text) => text !== null) ? codec.name : null
+
+  // -- towards the database
+
+  const sealStep = (workflowId: string, step: StepRow, output: string | null, error: string | null): StepRowEncoded => {
+    const row = {
+      stepKey: step.stepKey,
+      stepId: step.stepId,
+      kind: step.kind,
+      sequence: step.sequence,
+      status: step.status,
+      position: step.position,
+      attempt: step.attempt,
+      epoch: step.epoch,
+      final: step.final ? 1 : 0,
+      startedAt: step.startedAt,
+      updatedAt: step.updatedAt,
+      fingerprint: step.fingerprint,
+      codec: nameFor(output, error),
+      output,
+      error
+    }
+    return { ...row, digest: step.final ? stepDigest(row) : null }
+  }
+
+  const toUpdate = (
+    update: RunUpdate,
+    payload: string | null,
+    outcome: string | null,
+    steps: ReadonlyArray<StepRowEncoded>,
+    attempts: ReadonlyArray<AttemptRowEncoded>
+  ): RunUpdateEncoded => {
+    const payloadCodec = nameFor(payload)
+    const outcomeCodec = nameFor(outcome)
+    return {
+      workflowId: update.workflowId,
+      generation: update.generation,
+      epoch: update.epoch,
+      reopen: update.reopen,
+      insert: update.insert === null ? null : {
+        ...update.insert,
+        payload,
+        payloadCodec,
+        payloadDigest: payloadDigest(update.insert, payloadCodec, payload)
+      },
+      patch: update.patch === null ? null : {
+        ...update.patch,
+        stopReason: update.patch.stopReason === null ? null : encodeStopReason(update.patch.stopReason),
+        outcome,
+        outcomeCodec,
+        outcomeDigest: outcomeDigest(update.patch.status, outcomeCodec, outcome)
+      },
+      steps,
+      attempts
+    }
+  }
+
+  const attempt = (row: AttemptRow, error: string): AttemptRowEncoded => ({
+    ...row,
+    error,
+    codec: codec.name,
+    digest: digest([row.stepKey, row.attempt, codec.name, error])
+  })
+
+  // The identity codec is the common one, and this is the hot path: no Effect for each payload there.
+  const sealUpdate = (update: RunUpdate): Effect.Effect<RunUpdateEncoded, StoreError> =>
+    plain
+      ? Effect.succeed(toUpdate(
+        update,
+        update.insert?.payload ?? null,
+        update.patch?.outcome ?? null,
+        update.steps.map((step) => sealStep(update.workflowId, step, step.output, step.error)),
+        update.attempts.map((row) => attempt(row, row.error))
+      ))
+      : Effect.gen(function*() {
+        const id = update.workflowId
+        return toUpdate(
+          update,
+          yield* seal(id, update.insert?.payload ?? null),
+          yield* seal(id, update.patch?.outcome ?? null),
+          yield* Effect.forEach(update.steps, (step) =>
+            Effect.zipWith(seal(id, step.output), seal(id, step.error), (output, error) => sealStep(id, step, output, error))),
+          yield* Effect.forEach(update.attempts, (row) =>
+            Effect.map(seal(id, row.error), (error) => attempt(row, error ?? "")))
+        )
+      })
+
+  // -- from the database
+
+  const openRunSummary = (row: RunSummaryEncoded): Effect.Effect<RunSummary, StoreError> =>
+    isRunStatus(row.status)
+      ? Effect.succeed({ ...row, status: row.status })
+      : Effect.fail(damaged(row.workflowId, `its status is ${JSON.stringify(row.status)}`))
+
+  const openStopReason = (row: RunRowEncoded): Effect.Effect<StopReason | null, StoreError> => {
+    if (row.stopReason === null) {
+      return Effect.succeed(null)
+    }
+    return Option.match(decodeStopReason(row.stopReason), {
+      onNone: () => Effect.fail(damaged(row.workflowId, "its stop reason cannot be read")),
+      onSome: Effect.succeed
+    })
+  }
+
+  const openRun = Effect.fnUntraced(function*(row: RunRowEncoded) {
+    const summary = yield* openRunSummary(row)
+    if (row.payloadDigest !== payloadDigest(row, row.payloadCodec, row.payload)) {
+      return yield* damaged(row.workflowId, "its payload does not match its digest")
+    }
+    if (row.outcomeDigest !== outcomeDigest(row.status, row.outcomeCodec, row.outcome)) {
+      return yield* damaged(row.workflowId, "its outcome does not match its digest")
+    }
+    const run: RunRow = {
+      workflowId: summary.workflowId,
+      generation: summary.generation,
+      name: summary.name,
+      version: summary.version,
+      status: summary.status,
+      owner: summary.owner,
+      epoch: summary.epoch,
+      createdAt: summary.createdAt,
+      updatedAt: summary.updatedAt,
+      endedAt: summary.endedAt,
+      fingerprint: row.fingerprint,
+      stopReason: yield* openStopReason(row),
+      payload: yield* open(row.workflowId, row.payload, row.payloadCodec),
+      outcome: yield* open(row.workflowId, row.outcome, row.outcomeCodec)
+    }
+    return run
+  })
+
+  const openStepSummary = (workflowId: string, row: StepSummaryEncoded): Effect.Effect<StepSummary, StoreError> =>
+    isStepStatus(row.status)
+      ? Effect.succeed({ ...row, status: row.status, final: row.final === 1 })
+      : Effect.fail(damaged(workflowId, `the status of ${row.stepKey} is ${JSON.stringify(row.status)}`))
+
+  const openStep = Effect.fnUntraced(function*(workflowId: string, row: StepRowEncoded) {
+    const summary = yield* openStepSummary(workflowId, row)
+    if (summary.final && row.digest !== stepDigest(row)) {
+      return yield* damaged(workflowId, `${row.stepKey} does not match its digest`)
+    }
+    const step: StepRow = {
+      ...summary,
+      fingerprint: row.fingerprint,
+      output: yield* open(workflowId, row.output, row.codec),
+      error: yield* open(workflowId, row.error, row.codec)
+    }
+    return step
+  })
+
+  const openAnswer = (answer: CommitAnswer<RunRowEncoded>): Effect.Effect<CommitAnswer, StoreError> =>
+    answer._tag === "Exists"
+      ? Effect.map(openRun(answer.run), (run) => ({ _tag: "Exists", run }))
+      : Effect.succeed(answer)
+
+  const openAll = <Row, A>(
+    rows: Effect.Effect<ReadonlyArray<Row>, StoreError>,
+    each: (row: Row) => Effect.Effect<A, StoreError>
+  ): Effect.Effect<ReadonlyArray<A>, StoreError> =>
+    withoutTransaction(Effect.flatMap(rows, Effect.forEach(each)))
+
+  return {
+    interfaceVersion: 1,
+    target: encoded.target,
+    namespace: encoded.namespace,
+    commit: (batch) => openAll(Effect.flatMap(Effect.forEach(batch, sealUpdate), encoded.commit), openAnswer),
+    claim: (options) =>
+      openAll(encoded.claim(options), (row) =>
+        Effect.map(Effect.either(openRun(row)), (run): Claimed => ({
+          workflowId: row.workflowId,
+          generation: row.generation,
+          epoch: row.epoch,
+          run
+        }))),
+    run: (workflowId) =>
+      withoutTransaction(Effect.flatMap(
+        encoded.run(workflowId),
+        (row) => row === null ? Effect.succeedNone : Effect.asSome(openRun(row))
+      )),
+    history: (workflowId, generation, page) =>
+      openAll(encoded.history(workflowId, generation, page), (row) => openStep(workflowId, row)),
+    unfinished: (workflowId, generation) =>
+      openAll(encoded.unfinished(workflowId, generation), (row) => openStep(workflowId, row)),
+    steps: (workflowId, generation, page) =>
+      openAll(encoded.steps(workflowId, generation, page), (row) => openStepSummary(workflowId, row)),
+    runs: (page) => openAll(encoded.runs(page), openRunSummary),
+    attempts: (workflowId, generation) =>
+      openAll(encoded.attempts(workflowId, generation), (row) =>
+        row.digest === digest([row.stepKey, row.attempt, row.codec, row.error])
+          ? Effect.map(open(workflowId, row.error, row.codec), (error): AttemptRow => ({
+            stepKey: row.stepKey,
+            attempt: row.attempt,
+            startedAt: row.startedAt,
+            endedAt: row.endedAt,
+            error: error ?? ""
+          }))
+          : Effect.fail(damaged(workflowId, `attempt ${row.attempt} of ${row.stepKey} does not match its digest`))),
+    register: (worker) => withoutTransaction(encoded.register(worker)),
+    dead: withoutTransaction(encoded.dead),
+    changes: Stream.provideContext(encoded.changes, Context.empty())
+  }
+}

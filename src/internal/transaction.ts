@@ -1,0 +1,19 @@
+/**
+ * Keeps the application's own database transaction out of a store call.
+ *
+ * `@effect/sql` marks a transaction with one context tag for all clients: inside `a.withTransaction`, a query of client `b`
+ * runs on `a`'s connection. A store call that saw the mark would write its rows into somebody else's transaction.
+ */
+import { TransactionConnection } from "@effect/sql/SqlClient"
+import * as Context from "effect/Context"
+import * as Effect from "effect/Effect"
+
+/** Runs the effect as if no transaction surrounded it. */
+export const withoutTransaction = <A, E, R>(self: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
+  Effect.mapInputContext(
+    self,
+    (context: Context.Context<R>) =>
+      context.unsafeMap.has(TransactionConnection.key)
+        ? Context.omit(TransactionConnection)(context as Context.Context<R | TransactionConnection>) as Context.Context<R>
+        : context
+  )
