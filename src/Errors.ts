@@ -77,7 +77,8 @@ export class StoreCorrupt extends Schema.TaggedError<StoreCorrupt>()("StoreCorru
   override get message() {
     return this.workflowId === null
       ? `${this.target} is damaged or is not a Perdure database (${this.detail}); restore it from a backup, or name another file`
-      : `The record of run ${shown(this.workflowId)} in ${this.target} is damaged (${this.detail}); restore that record from a backup, then resume the run`
+      : `The record of run ${shown(this.workflowId)} in ${this.target} is damaged (${this.detail}); ` +
+        "restore that record from a backup, then resume the run"
   }
 }
 
@@ -183,8 +184,10 @@ export class WorkflowIdConflict extends Schema.TaggedError<WorkflowIdConflict>()
 }) {
   override get message() {
     return this.existing === this.requested
-      ? `A run ${shown(this.workflowId)} of ${shown(this.existing)} exists with another payload; use another id for this payload`
-      : `The id ${shown(this.workflowId)} belongs to a run of ${shown(this.existing)}, not of ${shown(this.requested)}; use another id`
+      ? `A run ${shown(this.workflowId)} of ${shown(this.existing)} exists with another payload; ` +
+        "use another id for this payload"
+      : `The id ${shown(this.workflowId)} belongs to a run of ${shown(this.existing)}, ` +
+        `not of ${shown(this.requested)}; use another id`
   }
 }
 
@@ -338,7 +341,8 @@ export class StepDied extends Schema.TaggedError<StepDied>()("StepDied", {
   detail: Schema.String
 }) {
   override get message() {
-    return `Step ${shown(this.stepId)} (${this.workflowId}:${this.address}, attempt ${this.attempt}) died: ${this.detail}\nMend it, then resume the run: the step runs again`
+    return `Step ${shown(this.stepId)} (${this.workflowId}:${this.address}, attempt ${this.attempt}) died: ` +
+      `${this.detail}\nMend it, then resume the run: the step runs again`
   }
 }
 
@@ -355,7 +359,8 @@ export class RecordUndecodable extends Schema.TaggedError<RecordUndecodable>()("
   detail: Schema.String
 }) {
   override get message() {
-    return `The record ${shown(this.record)} of run ${shown(this.workflowId)} does not fit the schema in the code: ${this.detail}\nLet the schema accept the old form too (a Schema.Union), then resume the run`
+    return `The record ${shown(this.record)} of run ${shown(this.workflowId)} does not fit the schema in the code: ` +
+      `${this.detail}\nLet the schema accept the old form too (a Schema.Union), then resume the run`
   }
 }
 
@@ -389,7 +394,9 @@ export class LimitExceeded extends Schema.TaggedError<LimitExceeded>()("LimitExc
   actual: Schema.Number
 }) {
   override get message() {
-    return `Run ${shown(this.workflowId)} exceeds a limit: ${this.what} is ${this.actual}, and at most ${this.limit} is allowed. Make it smaller, or raise the limit in Engine.layerWith, then resume the run`
+    return `Run ${shown(this.workflowId)} exceeds a limit: ${this.what} is ${this.actual}, ` +
+      `and at most ${this.limit} is allowed. ` +
+      "Make it smaller, or raise the limit in Engine.layerWith, then resume the run"
   }
 }
 
@@ -404,7 +411,8 @@ export class Deadlocked extends Schema.TaggedError<Deadlocked>()("Deadlocked", {
   afterMillis: Schema.Int
 }) {
   override get message() {
-    return `The body of run ${shown(this.workflowId)} has waited for ${this.afterMillis} ms although no step of it is under way: ` +
+    return `The body of run ${shown(this.workflowId)} has waited for ${this.afterMillis} ms ` +
+      "although no step of it is under way: " +
       "it waits for something that nothing recorded can bring. Wait inside a step, then resume the run"
   }
 }

@@ -498,8 +498,11 @@ const isStepStatus = Schema.is(StepStatus)
 const encodeStopReason = Schema.encodeSync(Schema.parseJson(StopReason))
 const decodeStopReason = Schema.decodeUnknownOption(Schema.parseJson(StopReason))
 
-const payloadDigest = (run: { readonly name: string; readonly fingerprint: string }, codec: string | null, stored: string | null) =>
-  digest([run.name, run.fingerprint, codec, stored])
+const payloadDigest = (
+  run: { readonly name: string; readonly fingerprint: string },
+  codec: string | null,
+  stored: string | null
+) => digest([run.name, run.fingerprint, codec, stored])
 
 const ended = new Set(["COMPLETED", "FAILED", "CANCELLED"])
 
@@ -509,7 +512,17 @@ const outcomeDigest = (status: string, codec: string | null, stored: string | nu
 
 /** Covers everything a replay reads of a step. */
 const stepDigest = (step: Omit<StepRowEncoded, "digest">) =>
-  digest([step.stepKey, step.stepId, step.kind, step.status, step.position, step.fingerprint, step.codec, step.output, step.error])
+  digest([
+    step.stepKey,
+    step.stepId,
+    step.kind,
+    step.status,
+    step.position,
+    step.fingerprint,
+    step.codec,
+    step.output,
+    step.error
+  ])
 
 /**
  * Lifts a store in plain data into the typed service: here payloads pass through the {@link PayloadCodec}, digests are made
@@ -533,7 +546,11 @@ const lift = (encoded: Encoded, codec: PayloadCodecShape): StepStore["Type"] => 
       ? Effect.succeed(json)
       : Effect.mapError(codec.encode(json), (error) => damaged(workflowId, error.message))
 
-  const open = (workflowId: string, stored: string | null, name: string | null): Effect.Effect<string | null, StoreError> =>
+  const open = (
+    workflowId: string,
+    stored: string | null,
+    name: string | null
+  ): Effect.Effect<string | null, StoreError> =>
     stored === null || (plain && name === identity.name)
       ? Effect.succeed(stored)
       : Effect.mapError(codec.decode(stored, name ?? identity.name), (error) => damaged(workflowId, error.message))
@@ -619,9 +636,11 @@ const lift = (encoded: Encoded, codec: PayloadCodecShape): StepStore["Type"] => 
           yield* seal(id, update.insert?.payload ?? null),
           yield* seal(id, update.patch?.outcome ?? null),
           yield* Effect.forEach(update.steps, (step) =>
-            Effect.zipWith(seal(id, step.output), seal(id, step.error), (output, error) => sealStep(id, step, output, error))),
+            Effect.zipWith(seal(id, step.output), seal(id, step.error), (output, error) =>
+              sealStep(id, step, output, error))),
           yield* Effect.forEach(update.attempts, (row) =>
-            Effect.map(seal(id, row.error), (error) => attempt(row, error ?? "")))
+            Effect.map(seal(id, row.error), (error) =>
+              attempt(row, error ?? "")))
         )
       })
 
@@ -696,8 +715,7 @@ const lift = (encoded: Encoded, codec: PayloadCodecShape): StepStore["Type"] => 
   const openAll = <Row, A>(
     rows: Effect.Effect<ReadonlyArray<Row>, StoreError>,
     each: (row: Row) => Effect.Effect<A, StoreError>
-  ): Effect.Effect<ReadonlyArray<A>, StoreError> =>
-    withoutTransaction(Effect.flatMap(rows, Effect.forEach(each)))
+  ): Effect.Effect<ReadonlyArray<A>, StoreError> => withoutTransaction(Effect.flatMap(rows, Effect.forEach(each)))
 
   return {
     interfaceVersion: 1,
@@ -725,16 +743,19 @@ const lift = (encoded: Encoded, codec: PayloadCodecShape): StepStore["Type"] => 
       openAll(encoded.steps(workflowId, generation, page), (row) => openStepSummary(workflowId, row)),
     runs: (page) => openAll(encoded.runs(page), openRunSummary),
     attempts: (workflowId, generation) =>
-      openAll(encoded.attempts(workflowId, generation), (row) =>
-        row.digest === digest([row.stepKey, row.attempt, row.codec, row.error])
-          ? Effect.map(open(workflowId, row.error, row.codec), (error): AttemptRow => ({
-            stepKey: row.stepKey,
-            attempt: row.attempt,
-            startedAt: row.startedAt,
-            endedAt: row.endedAt,
-            error: error ?? ""
-          }))
-          : Effect.fail(damaged(workflowId, `attempt ${row.attempt} of ${row.stepKey} does not match its digest`))),
+      openAll(
+        encoded.attempts(workflowId, generation),
+        (row) =>
+          row.digest === digest([row.stepKey, row.attempt, row.codec, row.error])
+            ? Effect.map(open(workflowId, row.error, row.codec), (error): AttemptRow => ({
+              stepKey: row.stepKey,
+              attempt: row.attempt,
+              startedAt: row.startedAt,
+              endedAt: row.endedAt,
+              error: error ?? ""
+            }))
+            : Effect.fail(damaged(workflowId, `attempt ${row.attempt} of ${row.stepKey} does not match its digest`))
+      ),
     register: (worker) => withoutTransaction(encoded.register(worker)),
     dead: withoutTransaction(encoded.dead),
     changes: Stream.provideContext(encoded.changes, Context.empty())

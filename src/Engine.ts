@@ -1,0 +1,119 @@
+/**
+ * The engine: drives the runs of the workflows registered in it, inside the process of the application.
+ *
+ * @since 0.1.0
+ */
+import * as Duration from "effect/Duration"
+import * as Layer from "effect/Layer"
+import type { StoreError } from "./Errors.js"
+import { make } from "./internal/engine.js"
+import { defaultLimits } from "./internal/limits.js"
+import { Engine as EngineTag } from "./internal/run.js"
+import type { StepStore } from "./StepStore.js"
+
+// ---------------------------------------------------------------------------------------------------------------------
+// models
+// ---------------------------------------------------------------------------------------------------------------------
+
+/**
+ * How an engine behaves.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface Options {
+  /**
+   * How long a replay waits for the body to ask for the next recorded outcome before the run stops with a
+   * `NonDeterminismError`. 30 seconds unless given; only a body that awaits something outside a step needs any of it.
+   */
+  readonly unrequestedAfter?: Duration.DurationInput
+  /**
+   * How long a body may wait, with no step under way, before the run stops as deadlocked. 5 minutes unless given.
+   */
+  readonly deadlockAfter?: Duration.DurationInput
+  /** How often the engine looks for what it was not told of, such as the death of another worker. 5 seconds unless given. */
+  readonly slowPoll?: Duration.DurationInput
+  /** What is too large. */
+  readonly limits?: {
+    /** The most bytes that a value may have once it is encoded. 16 MiB unless given. */
+    readonly value?: number
+    /** The most operations that a run may record. 1,000,000 unless given. */
+    readonly history?: number
+    /** The most branches that one call may reserve. 100,000 unless given. */
+    readonly reservation?: number
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// tag
+// ---------------------------------------------------------------------------------------------------------------------
+
+/**
+ * The engine of this process.
+ *
+ * @since 0.1.0
+ * @category tags
+ */
+export const Engine = EngineTag
+
+/**
+ * @since 0.1.0
+ * @category tags
+ */
+export type Engine = EngineTag
+
+// ---------------------------------------------------------------------------------------------------------------------
+// layers
+// ---------------------------------------------------------------------------------------------------------------------
+
+/**
+ * An engine with options; see {@link layer}.
+ *
+ * @param options - see {@link Options}
+ * @example
+ * ```ts
+ * import { Layer } from "effect"
+ * import { Engine, SqliteStepStore } from "perdure"
+ *
+ * export const EngineLive = Engine.layerWith({ slowPoll: "1 second", limits: { value: 1024 * 1024 } }).pipe(
+ *   Layer.provide(SqliteStepStore.layer({ filename: "durable.db" }))
+ * )
+ * ```
+ *
+ * @since 0.1.0
+ * @category layers
+ */
+export const layerWith = (options: Options): Layer.Layer<EngineTag, StoreError, StepStore> =>
+  Layer.scoped(
+    EngineTag,
+    make({
+      unrequestedAfter: Duration.toMillis(options.unrequestedAfter ?? "30 seconds"),
+      deadlockAfter: Duration.toMillis(options.deadlockAfter ?? "5 minutes"),
+      slowPoll: Duration.toMillis(options.slowPoll ?? "5 seconds"),
+      limits: { ...defaultLimits, ...options.limits }
+    })
+  )
+
+/**
+ * An engine over the store in context. It starts what this process asks for at once, takes over the runs of dead workers, and
+ * gives its runs back when the layer closes. Without a workflow registered in it, it is a client: it starts runs for others to
+ * drive.
+ *
+ * @example
+ * ```ts
+ * import { Effect, Layer, Schema } from "effect"
+ * import { Engine, MemoryStepStore, Step, Workflow } from "perdure"
+ *
+ * const Greeting = Workflow.make({ name: "greeting", payload: { name: Schema.String }, success: Schema.String })
+ *
+ * const GreetingLive = Greeting.toLayer(({ name }) => Effect.succeed(`Hello, ${name}`).pipe(Step.durable("greet")))
+ *
+ * export const main = Greeting.execute({ name: "Ada" }).pipe(
+ *   Effect.provide(GreetingLive.pipe(Layer.provideMerge(Engine.layer), Layer.provide(MemoryStepStore.layer)))
+ * )
+ * ```
+ *
+ * @since 0.1.0
+ * @category layers
+ */
+export const layer: Layer.Layer<EngineTag, StoreError, StepStore> = layerWith({})

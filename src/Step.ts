@@ -1,0 +1,159 @@
+/**
+ * Steps: effects whose outcome is recorded, and returned from the record when the run is replayed.
+ *
+ * @since 0.1.0
+ */
+import * as Effect from "effect/Effect"
+import { dual } from "effect/Function"
+import type * as Schema from "effect/Schema"
+import type * as Scope from "effect/Scope"
+import type { ErrorOut, OutcomeOptions, SchemaR, SelfCheck, SuccessOut } from "./internal/jsonSafe.js"
+import type { Run } from "./internal/run.js"
+import { CurrentStep } from "./internal/run.js"
+import { step } from "./internal/step.js"
+
+// ---------------------------------------------------------------------------------------------------------------------
+// models
+// ---------------------------------------------------------------------------------------------------------------------
+
+/**
+ * What may be said of a step.
+ *
+ * - `success`: how its result is recorded. Needed for anything but plain JSON.
+ * - `error`: how its typed failure is recorded. Needed if it can fail.
+ * - `fingerprint`: compared on replay; another one than the recorded stops the run with a `NonDeterminismError`. Use it for what makes
+ *   this step another step, such as a hash of its input.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface Options extends OutcomeOptions {
+  readonly fingerprint?: string
+}
+
+/**
+ * The step that is running: proof, in the type of an effect, that it runs inside one.
+ *
+ * @since 0.1.0
+ * @category tags
+ */
+export const Current = CurrentStep
+
+/**
+ * @since 0.1.0
+ * @category tags
+ */
+export type Current = CurrentStep
+
+/**
+ * The effect that a step is: it runs once, and answers from the record afterwards.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export type Durable<A, E, R, O> = Effect.Effect<
+  SuccessOut<A, O>,
+  ErrorOut<E, O>,
+  Exclude<R, CurrentStep | Scope.Scope> | SchemaR<O> | Run
+>
+
+// ---------------------------------------------------------------------------------------------------------------------
+// constructors
+// ---------------------------------------------------------------------------------------------------------------------
+
+type AnySchema = Schema.Schema<unknown, unknown, unknown>
+
+const make_ = (self: Effect.Effect<unknown, unknown, unknown>, id: string, options: Options | undefined) =>
+  step(self, {
+    id,
+    fingerprint: options?.fingerprint ?? null,
+    success: (options?.success as AnySchema | undefined) ?? null,
+    error: (options?.error as AnySchema | undefined) ?? null
+  })
+
+/**
+ * Makes an effect a step: its outcome is recorded under the step key, and a replay is answered from the record without
+ * running it again.
+ *
+ * A value and a typed failure are recorded and come back as they were; the first run, too, gets the decoded record. A defect,
+ * or an interruption from inside, is recorded as well, but not told to the body: it stops the run, and `resume` runs the step
+ * again. Each attempt has a `Scope` of its own. A step inside a step is part of the outer one.
+ *
+ * If the process dies between the effect and its record, the effect runs again: let it be idempotent where that matters.
+ *
+ * @param id - the name of the step, for people: at most 256 bytes. It need not be unique: the key is made unique by its place.
+ * @param options - `success` and `error` schemas, and a `fingerprint`; see {@link Options}
+ * @example
+ * ```ts
+ * import { Effect, Schema } from "effect"
+ * import { Step } from "perdure"
+ *
+ * class CardDeclined extends Schema.TaggedError<CardDeclined>()("CardDeclined", { reason: Schema.String }) {}
+ *
+ * declare const charge: (cents: number) => Effect.Effect<{ receipt: string }, CardDeclined>
+ *
+ * export const payment = charge(4_200).pipe(
+ *   Step.durable("charge", { error: CardDeclined }),
+ *   Effect.map(({ receipt }) => receipt)
+ * )
+ * ```
+ *
+ * @since 0.1.0
+ * @category combinators
+ */
+export const durable: {
+  <A, E, const O extends Options>(id: string, options?: O): <R>(
+    self: Effect.Effect<A, E, R> & SelfCheck<A, E, O>
+  ) => Durable<A, E, R, O>
+  <A, E, R, const O extends Options>(
+    self: Effect.Effect<A, E, R> & SelfCheck<A, E, O>,
+    id: string,
+    options?: O
+  ): Durable<A, E, R, O>
+} = dual((args) => Effect.isEffect(args[0]), make_)
+
+/**
+ * The value form of {@link durable}: a step with everything about it in one place.
+ *
+ * @example
+ * ```ts
+ * import { Effect, Schema } from "effect"
+ * import { Step } from "perdure"
+ *
+ * export const today = Step.make({
+ *   id: "today",
+ *   success: Schema.Date,
+ *   execute: Effect.sync(() => new Date())
+ * })
+ * ```
+ *
+ * @since 0.1.0
+ * @category constructors
+ */
+export const make = <A, E, R, const O extends Options>(
+  spec: O & { readonly id: string; readonly execute: Effect.Effect<A, E, R> & SelfCheck<A, E, O> }
+): Durable<A, E, R, O> => make_(spec.execute, spec.id, spec) as Durable<A, E, R, O>
+
+// ---------------------------------------------------------------------------------------------------------------------
+// accessors
+// ---------------------------------------------------------------------------------------------------------------------
+
+/**
+ * The number of the present attempt at the step, from 1. It grows when the process died during an attempt, and when a step
+ * that died is run again.
+ *
+ * @example
+ * ```ts
+ * import { Effect } from "effect"
+ * import { Step } from "perdure"
+ *
+ * export const greet = Step.attempt.pipe(
+ *   Effect.map((attempt) => `attempt ${attempt}`),
+ *   Step.durable("greet")
+ * )
+ * ```
+ *
+ * @since 0.1.0
+ * @category accessors
+ */
+export const attempt: Effect.Effect<number, never, Current> = Effect.map(CurrentStep, (current) => current.attempt)

@@ -1,0 +1,442 @@
+/**
+ * Workflows: named definitions, their implementations, and what one can ask of their runs.
+ *
+ * @since 0.1.0
+ */
+import * as Effect from "effect/Effect"
+import * as Layer from "effect/Layer"
+import * as Option from "effect/Option"
+import * as Schema from "effect/Schema"
+import type * as Scope from "effect/Scope"
+import type { Simplify } from "effect/Types"
+import type { NothingToResume, StartError, StopReason, StoreError, WorkflowIdConflict, WorkflowNotFound } from "./Errors.js"
+import { PayloadInvalid, RecordUndecodable, RunStopped, WorkflowIdInvalid } from "./Errors.js"
+import { digest } from "./internal/digest.js"
+import { canonical } from "./internal/json.js"
+import type { EncodedCheck, ErrorOut, OutcomeOptions, SchemaR, SelfCheck, SuccessOut } from "./internal/jsonSafe.js"
+import { freshId, nameProblem, workflowIdProblem } from "./internal/names.js"
+import { outsideBody } from "./internal/operation.js"
+import type { OutcomeSchemas, RunEnd, StartRequest } from "./internal/run.js"
+import { Engine, Run as CurrentRun } from "./internal/run.js"
+import { decode, encode } from "./internal/values.js"
+import type { RunRow } from "./StepStore.js"
+
+// ---------------------------------------------------------------------------------------------------------------------
+// models
+// ---------------------------------------------------------------------------------------------------------------------
+
+/**
+ * @since 0.1.0
+ * @category type ids
+ */
+export const TypeId: unique symbol = Symbol.for("perdure/Workflow")
+
+/**
+ * @since 0.1.0
+ * @category type ids
+ */
+export type TypeId = typeof TypeId
+
+/**
+ * The run whose body this is: proof, in the type of an effect, that it needs to be inside a run.
+ *
+ * @since 0.1.0
+ * @category tags
+ */
+export const Run = CurrentRun
+
+/**
+ * @since 0.1.0
+ * @category tags
+ */
+export type Run = CurrentRun
+
+/**
+ * How a run stands, tagged by its status.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export type RunState<S, E> =
+  /** No worker has taken it yet, or the last one has given it back. */
+  | { readonly _tag: "PENDING" }
+  | { readonly _tag: "RUNNING" }
+  | { readonly _tag: "SUSPENDED" }
+  | { readonly _tag: "CANCELLED" }
+  /** Something is to be mended before it can be resumed. */
+  | { readonly _tag: "STOPPED"; readonly reason: StopReason }
+  | { readonly _tag: "COMPLETED"; readonly value: S }
+  | { readonly _tag: "FAILED"; readonly error: E }
+
+/**
+ * The schema of a payload that was given as fields, or as a schema.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export type PayloadSchema<Payload> = Payload extends Schema.Schema.Any ? Payload
+  : Payload extends Schema.Struct.Fields ? Schema.Struct<Payload>
+  : never
+
+/**
+ * What a caller gives as payload: fields with a default may be left out, and nothing is given where there are no fields.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export type PayloadInput<Payload> = Payload extends Schema.Schema.Any ? Schema.Schema.Type<Payload>
+  : Payload extends Schema.Struct.Fields
+    ? [keyof Payload] extends [never] ? void : Simplify<Schema.Struct.Constructor<Payload>>
+  : never
+
+/**
+ * @since 0.1.0
+ * @category models
+ */
+export interface StartOptions {
+  /** The id of the run, instead of the one derived from the idempotency key: at most 256 bytes, not beginning with `~`. */
+  readonly workflowId?: string
+}
+
+/**
+ * A workflow definition: a value that names a workflow, says what goes in and comes out, and can be asked to start runs and
+ * to tell about them.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface Workflow<
+  Name extends string,
+  Payload extends Schema.Schema.Any,
+  Success extends Schema.Schema.Any,
+  Error extends Schema.Schema.All,
+  Input = Schema.Schema.Type<Payload>
+> {
+  readonly [TypeId]: TypeId
+  readonly name: Name
+  readonly version: string | undefined
+  readonly payloadSchema: Payload
+  readonly successSchema: Success
+  readonly errorSchema: Error
+
+  /** The id of the run that this payload belongs to. Throws where the definition has no `idempotencyKey`. */
+  readonly workflowId: (payload: Input) => string
+
+  /** Starts a run, or attaches to the one of the same id, and awaits its outcome. */
+  readonly execute: (payload: Input, options?: StartOptions) => Effect.Effect<
+    Schema.Schema.Type<Success>,
+    Schema.Schema.Type<Error> | RunStopped | StartError,
+    Engine | Schema.Schema.Context<Payload> | Schema.Schema.Context<Success> | Schema.Schema.Context<Error>
+  >
+
+  /** Starts a run, or attaches to the one of the same id, and answers with its id once it is recorded. */
+  readonly start: (payload: Input, options?: StartOptions) => Effect.Effect<
+    string,
+    StartError,
+    Engine | Schema.Schema.Context<Payload>
+  >
+
+  /** How the run stands; none if there is no run of this id and workflow. */
+  readonly poll: (workflowId: string) => Effect.Effect<
+    Option.Option<RunState<Schema.Schema.Type<Success>, Schema.Schema.Type<Error>>>,
+    StoreError,
+    Engine | Schema.Schema.Context<Success> | Schema.Schema.Context<Error>
+  >
+
+  /** Awaits the outcome of a run. */
+  readonly await: (workflowId: string) => Effect.Effect<
+    Schema.Schema.Type<Success>,
+    Schema.Schema.Type<Error> | RunStopped | WorkflowNotFound | StoreError,
+    Engine | Schema.Schema.Context<Success> | Schema.Schema.Context<Error>
+  >
+
+  /**
+   * Lets a run go on. A STOPPED one runs the step that died again, or replays the mended code; of a FAILED one the failed steps
+   * that nothing followed run again. A run that is alive or COMPLETED is left as it is.
+   */
+  readonly resume: (workflowId: string) => Effect.Effect<void, WorkflowNotFound | NothingToResume | StoreError, Engine>
+
+  /** A layer that makes the engine drive runs of this workflow with this body. */
+  readonly toLayer: <R>(
+    body: (
+      payload: Schema.Schema.Type<Payload>,
+      workflowId: string
+    ) => Effect.Effect<Schema.Schema.Type<Success>, Schema.Schema.Type<Error>, R>
+  ) => Layer.Layer<
+    never,
+    never,
+    | Engine
+    | Exclude<R, Run | Scope.Scope>
+    | Schema.Schema.Context<Payload>
+    | Schema.Schema.Context<Success>
+    | Schema.Schema.Context<Error>
+  >
+}
+
+type AnySchema = Schema.Schema<unknown, unknown, unknown>
+
+// ---------------------------------------------------------------------------------------------------------------------
+// constructors
+// ---------------------------------------------------------------------------------------------------------------------
+
+/**
+ * Defines a workflow. The options are those of Effect's own workflow package, and `version`.
+ *
+ * @param options.name - at most 256 bytes; recorded on each run, and how workers know which runs they can drive
+ * @param options.payload - struct fields or a schema
+ * @param options.success - the schema of the result; `Schema.Void` unless given
+ * @param options.error - the schema of the typed error; only this error makes a run FAILED. `Schema.Never` unless given
+ * @param options.idempotencyKey - derives the run's id, `name/key`, from the payload; without it each start is a run of its own
+ * @param options.version - recorded on each run, for people
+ * @example
+ * ```ts
+ * import { Effect, Schema } from "effect"
+ * import { Step, Workflow } from "perdure"
+ *
+ * const Greeting = Workflow.make({
+ *   name: "greeting",
+ *   payload: { name: Schema.String },
+ *   success: Schema.String,
+ *   idempotencyKey: ({ name }) => name
+ * })
+ *
+ * export const GreetingLive = Greeting.toLayer(({ name }) =>
+ *   Effect.succeed(`Hello, ${name}`).pipe(Step.durable("greet"))
+ * )
+ *
+ * export const program = Greeting.execute({ name: "Ada" })
+ * ```
+ *
+ * @since 0.1.0
+ * @category constructors
+ */
+export const make = <
+  const Name extends string,
+  Payload extends Schema.Struct.Fields | Schema.Schema.Any,
+  Success extends Schema.Schema.Any = typeof Schema.Void,
+  Error extends Schema.Schema.All = typeof Schema.Never
+>(
+  options: {
+    readonly name: Name
+    readonly payload: Payload & EncodedCheck<PayloadSchema<Payload>>
+    readonly success?: Success & EncodedCheck<Success>
+    readonly error?: Error & EncodedCheck<Error>
+    readonly idempotencyKey?: (payload: Schema.Schema.Type<PayloadSchema<Payload>>) => string
+    readonly version?: string
+  }
+): Workflow<Name, PayloadSchema<Payload>, Success, Error, PayloadInput<Payload>> => {
+  const name = options.name
+  const problem = name.startsWith("~") ? "names that begin with \"~\" are kept for the engine" : nameProblem(name)
+  if (problem !== null) {
+    throw new TypeError(`The workflow name ${JSON.stringify(name)} cannot be used: ${problem}`)
+  }
+  const payloadSchema: AnySchema = (Schema.isSchema(options.payload)
+    ? options.payload
+    : Schema.Struct(options.payload as Schema.Struct.Fields)) as AnySchema
+  const outcome: OutcomeSchemas = {
+    success: (options.success ?? Schema.Void) as AnySchema,
+    error: (options.error ?? Schema.Never) as AnySchema
+  }
+
+  const construct = (input: unknown): unknown =>
+    "make" in payloadSchema && typeof payloadSchema.make === "function"
+      ? payloadSchema.make(input ?? {})
+      : input
+
+  const derivedId = (payload: unknown): string | null =>
+    options.idempotencyKey === undefined ? null : `${name}/${options.idempotencyKey(payload as never)}`
+
+  const prepare = Effect.fnUntraced(function*(input: unknown, given: string | undefined) {
+    const engine = yield* Engine
+    const invalid = (problem: string) => new PayloadInvalid({ workflow: name, problem })
+    const payload = yield* Effect.try({ try: () => construct(input), catch: (error) => invalid(String(error)) })
+    const text = yield* Effect.mapError(
+      encode(payload, payloadSchema, engine.maxValueBytes),
+      (error) => invalid(`it is ${error.message}`)
+    )
+    const workflowId = given ?? derivedId(payload) ?? `${name}/${yield* freshId}`
+    const problem = workflowIdProblem(workflowId)
+    if (problem !== null) {
+      return yield* new WorkflowIdInvalid({ workflowId, problem })
+    }
+    const request: StartRequest = {
+      workflowId,
+      name,
+      version: options.version ?? null,
+      payload: text,
+      fingerprint: digest([canonical(text)])
+    }
+    return { engine, request }
+  })
+
+  const start = (input: unknown, startOptions?: StartOptions) =>
+    outsideBody(
+      `Workflow ${JSON.stringify(name)} start`,
+      Effect.flatMap(prepare(input, startOptions?.workflowId), ({ engine, request }) => engine.start(request))
+    )
+
+  const execute = (input: unknown, startOptions?: StartOptions) =>
+    outsideBody(
+      `Workflow ${JSON.stringify(name)} execute`,
+      Effect.gen(function*() {
+        const { engine, request } = yield* prepare(input, startOptions?.workflowId)
+        const workflowId = yield* engine.start(request)
+        const end = yield* Effect.catchTag(engine.await(workflowId, name), "WorkflowNotFound", Effect.die)
+        return yield* told(workflowId, end, outcome)
+      })
+    )
+
+  const await_ = (workflowId: string) =>
+    outsideBody(
+      `Workflow ${JSON.stringify(name)} await`,
+      Effect.flatMap(Engine, (engine) =>
+        Effect.flatMap(engine.await(workflowId, name), (end) => told(workflowId, end, outcome)))
+    )
+
+  const self: Workflow<Name, Schema.Schema.Any, Schema.Schema.Any, Schema.Schema.All, unknown> = {
+    [TypeId]: TypeId,
+    name,
+    version: options.version,
+    payloadSchema: payloadSchema as Schema.Schema.Any,
+    successSchema: outcome.success as Schema.Schema.Any,
+    errorSchema: outcome.error as Schema.Schema.All,
+    workflowId: (input) => {
+      const id = derivedId(construct(input))
+      if (id === null) {
+        throw new TypeError(`Workflow ${JSON.stringify(name)} has no idempotencyKey, so an id cannot be derived from a payload`)
+      }
+      return id
+    },
+    start: (input, startOptions) => Effect.withSpan(start(input, startOptions), `${name}.start`, { captureStackTrace: false }),
+    execute: (input, startOptions) => Effect.withSpan(execute(input, startOptions), `${name}.execute`, { captureStackTrace: false }),
+    await: await_,
+    poll: (workflowId) =>
+      outsideBody(
+        `Workflow ${JSON.stringify(name)} poll`,
+        Effect.flatMap(Engine, (engine) =>
+          Effect.flatMap(engine.poll(workflowId, name), Option.match({
+            onNone: () => Effect.succeedNone,
+            onSome: (row) => Effect.asSome(stateOf(row, outcome))
+          })))
+      ),
+    resume: (workflowId) =>
+      outsideBody(
+        `Workflow ${JSON.stringify(name)} resume`,
+        Effect.flatMap(Engine, (engine) => engine.resume(workflowId, name))
+      ),
+    toLayer: (body) =>
+      Layer.scopedDiscard(Effect.flatMap(Engine, (engine) =>
+        engine.register({
+          name,
+          version: options.version ?? null,
+          body: (payload, workflowId) => body(payload as never, workflowId),
+          payloadSchema,
+          outcome
+        }))) as never
+  }
+  return self as never
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// scripts
+// ---------------------------------------------------------------------------------------------------------------------
+
+/**
+ * Makes any effect with steps resumable, without a definition: run it again under the same id, and it goes on where it
+ * stopped.
+ *
+ * It runs in a fiber of the caller's, with the caller's context; interrupting the call gives the run up until the next call.
+ * While the run lives in another process, the call waits for its outcome, and takes over if that process dies. A COMPLETED
+ * run answers with its record. A FAILED or STOPPED one goes on; if no step of a FAILED one may run again, the call answers with
+ * the recorded failure.
+ *
+ * @param workflowId - at most 256 bytes, not beginning with `~`
+ * @param options - `success` and `error` schemas for the outcome, by the rules of `Step.durable`
+ * @example
+ * ```ts
+ * import { Effect } from "effect"
+ * import { Step, Workflow } from "perdure"
+ *
+ * declare const importFile: (name: string) => Effect.Effect<number>
+ *
+ * // Killed at the 27th file, the next call goes on with the 27th.
+ * export const program = Workflow.run(
+ *   "import-2026-11-23",
+ *   Effect.forEach(
+ *     Array.from({ length: 40 }, (_, i) => `part-${i}.csv`),
+ *     (file) => importFile(file).pipe(Step.durable(`import ${file}`))
+ *   )
+ * )
+ * ```
+ *
+ * @since 0.1.0
+ * @category constructors
+ */
+export const run = <A, E, R, const O extends OutcomeOptions>(
+  workflowId: string,
+  effect: Effect.Effect<A, E, R> & SelfCheck<A, E, O>,
+  options?: O
+): Effect.Effect<
+  SuccessOut<A, O>,
+  ErrorOut<E, O> | RunStopped | WorkflowIdInvalid | WorkflowIdConflict | StoreError,
+  Engine | Exclude<R, Run> | SchemaR<O>
+> => {
+  const outcome: OutcomeSchemas = {
+    success: (options?.success as AnySchema | undefined) ?? null,
+    error: (options?.error as AnySchema | undefined) ?? null
+  }
+  const problem = workflowIdProblem(workflowId)
+  return outsideBody(
+    "Workflow.run",
+    problem === null
+      ? Effect.flatMap(Engine, (engine) =>
+        Effect.flatMap(
+          engine.script({ workflowId, body: effect, outcome }),
+          (end) => told(workflowId, end, outcome)
+        ))
+      : Effect.fail(new WorkflowIdInvalid({ workflowId, problem }))
+  ) as never
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// helpers
+// ---------------------------------------------------------------------------------------------------------------------
+
+const undecodable = (workflowId: string) => (detail: string) =>
+  new RecordUndecodable({ workflowId, record: "outcome", detail })
+
+/** What a run has ended with, as the caller gets it. */
+const told = (workflowId: string, end: RunEnd, schemas: OutcomeSchemas): Effect.Effect<unknown, unknown, unknown> => {
+  switch (end.status) {
+    case "STOPPED":
+      return Effect.fail(new RunStopped({ workflowId, reason: end.reason }))
+    case "COMPLETED":
+      return stopIf(workflowId, decode(end.outcome, schemas.success))
+    case "FAILED":
+      return Effect.flatMap(stopIf(workflowId, decode(end.outcome, schemas.error)), Effect.fail)
+  }
+}
+
+const stopIf = <A>(workflowId: string, decoded: Effect.Effect<A, string, unknown>) =>
+  Effect.mapError(decoded, (detail) => new RunStopped({ workflowId, reason: undecodable(workflowId)(detail) }))
+
+const stateOf = (row: RunRow, schemas: OutcomeSchemas): Effect.Effect<RunState<unknown, unknown>, never, unknown> => {
+  const decoded = <S extends RunState<unknown, unknown>>(schema: AnySchema | null, state: (value: unknown) => S) =>
+    Effect.match(decode(row.outcome, schema), {
+      onFailure: (detail): RunState<unknown, unknown> => ({
+        _tag: "STOPPED",
+        reason: undecodable(row.workflowId)(detail)
+      }),
+      onSuccess: state
+    })
+  switch (row.status) {
+    case "COMPLETED":
+      return decoded(schemas.success, (value) => ({ _tag: "COMPLETED", value }))
+    case "FAILED":
+      return decoded(schemas.error, (error) => ({ _tag: "FAILED", error }))
+    case "STOPPED":
+      return Effect.succeed({ _tag: "STOPPED", reason: row.stopReason ?? undecodable(row.workflowId)("no reason is recorded") })
+    default:
+      return Effect.succeed({ _tag: row.status })
+  }
+}

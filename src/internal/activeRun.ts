@@ -1,0 +1,327 @@
+/**
+ * A run that lives in this process: its body, its steps under way, and the one way in which it leaves memory.
+ *
+ * What is the engine's business travels beside the body, never through its error channel: an operation that is refused, or
+ * that is asked for when the run is to leave, does not return, whatever the body catches.
+ */
+import * as Cause from "effect/Cause"
+import type * as Clock from "effect/Clock"
+import * as Deferred from "effect/Deferred"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Fiber from "effect/Fiber"
+import * as FiberId from "effect/FiberId"
+import * as Option from "effect/Option"
+import type { Operation, StopReason, StoreError } from "../Errors.js"
+import { BodyDied, Deadlocked, LimitExceeded, Misplaced, NonDeterminismError, StoreRejected } from "../Errors.js"
+import type { AttemptRow, CommitAnswer, RunUpdate, StepRow } from "../StepStore.js"
+import { describe } from "./describe.js"
+import type { FaultPointsShape } from "./faultPoints.js"
+import type { Journal } from "./journal.js"
+import { emptyUpdate, isTransient } from "./journal.js"
+import type { Limits } from "./limits.js"
+import { addressOf, never, operationOf, Sequencer } from "./sequencer.js"
+
+/** How the body ended: its value or its typed failure as JSON text, or what is wrong with it. */
+export type BodyEnd =
+  | { readonly _tag: "Succeeded"; readonly outcome: string | null }
+  | { readonly _tag: "Failed"; readonly outcome: string | null }
+  | { readonly _tag: "Broken"; readonly reason: StopReason }
+
+/** Why a run leaves memory. The first reason counts. */
+export type Ending =
+  | { readonly _tag: "BodyEnded"; readonly end: BodyEnd }
+  /** It cannot go on until somebody mends something. */
+  | {
+    readonly _tag: "Stopped"
+    readonly reason: StopReason
+    readonly steps: ReadonlyArray<StepRow>
+    readonly attempts: ReadonlyArray<AttemptRow>
+  }
+  /** The store could not be written to: it is tried again later. */
+  | { readonly _tag: "Released"; readonly error: StoreError }
+  /** Another worker has taken it over. */
+  | { readonly _tag: "Fenced" }
+  /** This worker gives it up: it shuts down, or nobody wants the run here any more. */
+  | { readonly _tag: "Evicted" }
+  /** As if the process had died. */
+  | { readonly _tag: "Crashed" }
+
+/** What the engine gives to each run that it drives. */
+export interface Household {
+  readonly journal: Journal
+  readonly clock: Clock.Clock
+  readonly faults: FaultPointsShape
+  readonly limits: Limits
+  readonly unrequestedAfter: number
+  readonly deadlockAfter: number
+  readonly after: (millis: number, callback: () => void) => () => void
+  readonly loadAfter: (run: ActiveRun, position: number) => void
+}
+
+export interface RunIdentity {
+  readonly workflowId: string
+  readonly name: string
+  readonly generation: number
+  readonly epoch: number
+}
+
+export class ActiveRun {
+  readonly sequencer: Sequencer
+  readonly ending: Deferred.Deferred<Ending>
+  /** The rows that answer no replay, by address: what is under way, and attempts before. */
+  readonly unfinished = new Map<string, StepRow>()
+  private readonly emptyUpdate: RunUpdate
+  private readonly steps = new Set<Fiber.RuntimeFiber<unknown, unknown>>()
+  private nextPosition = 0
+  private body: Fiber.RuntimeFiber<unknown, unknown> | null = null
+  private left = false
+
+  readonly identity: RunIdentity
+  readonly household: Household
+
+  constructor(identity: RunIdentity, household: Household) {
+    this.identity = identity
+    this.household = household
+    this.ending = Deferred.unsafeMake(FiberId.none)
+    this.emptyUpdate = emptyUpdate(identity)
+    this.sequencer = new Sequencer({
+      loadAfter: (position) => household.loadAfter(this, position),
+      after: household.after,
+      onMismatch: (recorded, requested) => this.stop(this.mismatch(recorded, requested)),
+      onForeign: () =>
+        this.stop(this.misplaced(
+          "A wait that no step contains",
+          "the body has several branches, and one of them was woken by something that is not recorded (a promise, a socket, a timer), so no replay could repeat the order. Wrap that effect in Step.durable"
+        )),
+      onDeadlock: () =>
+        this.stop(new Deadlocked({ workflowId: identity.workflowId, afterMillis: household.deadlockAfter })),
+      unrequestedAfter: household.unrequestedAfter,
+      deadlockAfter: household.deadlockAfter
+    })
+  }
+
+  get workflowId(): string {
+    return this.identity.workflowId
+  }
+
+  /** The run is leaving memory, or has left. */
+  get closed(): boolean {
+    return this.left
+  }
+
+  now(): number {
+    return this.household.clock.unsafeCurrentTimeMillis()
+  }
+
+  keyOf(address: string): string {
+    const { generation, workflowId } = this.identity
+    return generation === 0 ? `${workflowId}:${address}` : `${workflowId}:${address}#${generation}`
+  }
+
+  // -- history
+
+  /** Takes what the store knows of the run, before the body begins. */
+  restore(unfinished: ReadonlyArray<StepRow>, records: ReadonlyArray<StepRow>, more: boolean): void {
+    for (const row of unfinished) {
+      this.unfinished.set(addressOf(row.stepKey), row)
+    }
+    this.loaded(records, more)
+  }
+
+  /** Takes the next page of the history. */
+  loaded(records: ReadonlyArray<StepRow>, more: boolean): void {
+    const last = records.at(-1)?.position
+    this.nextPosition = typeof last === "number" ? last + 1 : this.nextPosition
+    this.sequencer.load(records, more)
+  }
+
+  // -- writing
+
+  /** An update of this run that changes nothing yet. */
+  update(changes: Partial<RunUpdate>): RunUpdate {
+    return { ...this.emptyUpdate, ...changes }
+  }
+
+  /** Records an outcome, which is handed to the body when it is durable. Waits only for room in the journal. */
+  record(row: Omit<StepRow, "position" | "final">): Effect.Effect<void> {
+    return Effect.suspend(() => {
+      if (this.left) {
+        return Effect.void
+      }
+      if (this.nextPosition >= this.household.limits.history) {
+        this.stop(this.exceeded("the number of recorded operations", this.household.limits.history, this.nextPosition + 1))
+        return Effect.void
+      }
+      const recorded: StepRow = { ...row, position: this.nextPosition++, final: true }
+      return this.household.journal.offer({
+        update: this.update({ steps: [recorded] }),
+        cancelled: () => this.lost,
+        done: (result) => this.acknowledged(result, () => this.sequencer.recorded(recorded))
+      })
+    })
+  }
+
+  /** Writes rows that answer no replay without waiting for them. */
+  jot(row: StepRow): void {
+    if (!this.left) {
+      this.household.journal.jot(this.emptyUpdate, row)
+    }
+  }
+
+  /** Writes rows that answer no replay, and waits until they are durable. Does not return if the run has to leave. */
+  writeThrough(row: StepRow): Effect.Effect<void> {
+    return Effect.async((resume) =>
+      this.household.journal.enqueue({
+        update: this.update({ steps: [row] }),
+        cancelled: () => this.lost,
+        done: (result) => this.acknowledged(result, () => resume(Effect.void))
+      })
+    )
+  }
+
+  /** What is still waiting in the journal must not be written: a record before it could not be. */
+  private lost = false
+
+  private acknowledged(result: Exit.Exit<CommitAnswer, StoreError>, then: () => void) {
+    if (Exit.isSuccess(result)) {
+      if (result.value._tag === "Accepted") {
+        then()
+      } else {
+        this.finish({ _tag: "Fenced" })
+      }
+      return
+    }
+    this.finish(endingOf(result.cause))
+  }
+
+  // -- steps under way
+
+  began(step: Fiber.RuntimeFiber<unknown, unknown>): void {
+    this.steps.add(step)
+    step.addObserver(() => this.steps.delete(step))
+  }
+
+  // -- leaving
+
+  /** The run has to leave memory; the engine does what follows. */
+  finish(ending: Ending): void {
+    if (this.left) {
+      return
+    }
+    this.left = true
+    this.lost = ending._tag === "Released" || ending._tag === "Fenced" || ending._tag === "Crashed"
+    this.sequencer.close()
+    Deferred.unsafeDone(this.ending, Effect.succeed(ending))
+  }
+
+  stop(reason: StopReason, step?: { readonly row: StepRow; readonly attempt: AttemptRow }): void {
+    this.finish({
+      _tag: "Stopped",
+      reason,
+      steps: step === undefined ? [] : [step.row],
+      attempts: step === undefined ? [] : [step.attempt]
+    })
+  }
+
+  /** Refuses an operation: it does not return, and the run stops. */
+  refuse(reason: StopReason): Effect.Effect<never> {
+    this.stop(reason)
+    return this.parked
+  }
+
+  /** What every operation of a run that has left is: it does not return, and ends when the body is interrupted. */
+  readonly parked: Effect.Effect<never> = Effect.interruptible(never)
+
+  /** Gives the body up: it goes on asking for operations although the run has left. */
+  readonly dropped: Effect.Effect<never> = Effect.suspend(() => {
+    this.sequencer.scheduler.drop()
+    return Effect.uninterruptible(never)
+  })
+
+  /** Starts the body in a fiber of its own; what it ends with is how the run ends, unless it has left before. */
+  begin(fork: () => Fiber.RuntimeFiber<BodyEnd, unknown>): void {
+    this.sequencer.start(() => {
+      const body = fork()
+      this.body = body
+      body.addObserver((exit) =>
+        this.finish({
+          _tag: "BodyEnded",
+          end: Exit.isSuccess(exit)
+            ? exit.value
+            : { _tag: "Broken", reason: new BodyDied({ workflowId: this.workflowId, detail: describe(exit.cause) }) }
+        })
+      )
+    })
+  }
+
+  /**
+   * Ends what is left of the body and of its steps: waits end even inside `uninterruptible`, because each is continued with an
+   * effect that is interruptible and does not return.
+   *
+   * @returns whether all has ended within the time
+   */
+  evict(millis: number): Effect.Effect<boolean> {
+    return Effect.suspend(() => {
+      const fibers = [...this.steps]
+      if (this.body !== null) {
+        fibers.push(this.body)
+      }
+      this.sequencer.cause(() => {
+        for (const fiber of fibers) {
+          fiber.unsafeInterruptAsFork(FiberId.none)
+        }
+        this.sequencer.releaseAll()
+      })
+      return Fiber.awaitAll(fibers).pipe(
+        Effect.as(true),
+        Effect.interruptible,
+        Effect.timeoutTo({ duration: millis, onTimeout: () => false, onSuccess: (ended) => ended }),
+        Effect.tap((ended) => Effect.sync(() => ended || this.sequencer.scheduler.drop()))
+      )
+    })
+  }
+
+  // -- reasons
+
+  mismatch(recorded: Operation | null, requested: Operation | null): NonDeterminismError {
+    return new NonDeterminismError({
+      workflowId: this.workflowId,
+      recorded,
+      requested,
+      agreed: this.sequencer.agreed
+    })
+  }
+
+  /** What was begun under another name at this address; `null` if nothing was. */
+  begunOtherwise(operation: Operation): Operation | null {
+    const row = this.unfinished.get(operation.address)
+    if (row === undefined) {
+      return null
+    }
+    const begun = operationOf(row)
+    return begun.kind === operation.kind && begun.id === operation.id && begun.fingerprint === operation.fingerprint
+      ? null
+      : begun
+  }
+
+  misplaced(operation: string, detail: string): Misplaced {
+    return new Misplaced({ workflowId: this.workflowId, operation, detail })
+  }
+
+  exceeded(what: string, limit: number, actual: number): LimitExceeded {
+    return new LimitExceeded({ workflowId: this.workflowId, what, limit, actual })
+  }
+}
+
+/** What a failed write means for the run that asked for it. */
+export const endingOf = (cause: Cause.Cause<StoreError>): Ending => {
+  const error = Option.getOrNull(Cause.failureOption(cause))
+  if (error !== null && isTransient(error)) {
+    return { _tag: "Released", error }
+  }
+  const reason = error?._tag === "StoreCorrupt" || error?._tag === "StoreRejected"
+    ? error
+    : new StoreRejected({ target: "The store", detail: Cause.pretty(cause) })
+  return { _tag: "Stopped", reason, steps: [], attempts: [] }
+}

@@ -1,0 +1,142 @@
+/**
+ * Where a fiber is: outside any run, in a branch of a run's body, or in a step.
+ *
+ * The only module that knows fiber refs. What decides is the id of the fiber in which a branch begins; the fork hook of the
+ * ref only tells a fiber that was forked without a reservation apart from one that was handed a branch, which makes the
+ * message better.
+ */
+import * as Effect from "effect/Effect"
+import type * as Fiber from "effect/Fiber"
+import type * as FiberId from "effect/FiberId"
+import * as FiberRef from "effect/FiberRef"
+import * as FiberRefs from "effect/FiberRefs"
+import type { ActiveRun } from "./activeRun.js"
+
+/** A branch that still asks for this many operations after its run has left goes on for ever. */
+const maxCallsAfterwards = 100
+
+/** One line of control in a run: counts its durable operations. */
+export class Branch {
+  readonly _tag = "Branch"
+  private next = 0
+  private fiberId: number | null = null
+  private within = 0
+  private calls = 0
+
+  readonly run: ActiveRun
+  /** What the addresses of this branch begin with: nothing in the root branch, `1.` in the branch of sequence 1. */
+  readonly prefix: string
+  private readonly parent: Branch | null
+
+  constructor(run: ActiveRun, prefix: string, parent: Branch | null) {
+    this.run = run
+    this.prefix = prefix
+    this.parent = parent
+  }
+
+  /** For messages. */
+  get name(): string {
+    return this.parent === null ? "the root branch" : `branch ${this.prefix.slice(0, -1)}`
+  }
+
+  /**
+   * What an operation of this branch is once the run has left memory. A body that catches even interruptions, and goes on
+   * asking, is given up after a while.
+   */
+  get afterwards(): Effect.Effect<never> {
+    return ++this.calls > maxCallsAfterwards ? this.run.dropped : this.run.parked
+  }
+
+  /** Takes sequences, and answers the first of them. */
+  take(count: number): number {
+    const first = this.next
+    this.next += count
+    return first
+  }
+
+  /**
+   * Whether a fiber may take sequences of this branch: the one in which it runs, and, for finalizers of what a branch that
+   * has ended left open, the one in which a branch around it runs.
+   */
+  ownedBy(fiberId: number): boolean {
+    return this.fiberId === null
+      ? this.parent !== null && this.parent.ownedBy(fiberId)
+      : this.fiberId === fiberId
+  }
+
+  get running(): boolean {
+    return this.fiberId !== null
+  }
+
+  enter(fiberId: number): void {
+    this.fiberId = fiberId
+    this.run.sequencer.enter(this.parent !== null && this.parent.within++ === 0)
+  }
+
+  leave(): void {
+    this.fiberId = null
+    this.run.sequencer.leave(this.parent !== null && --this.parent.within === 0)
+  }
+}
+
+/** The inside of a step. */
+export interface InStep {
+  readonly _tag: "Step"
+  readonly run: ActiveRun
+  readonly stepId: string
+  /** A fiber that goes on after the step has ended finds this set. */
+  ended: boolean
+}
+
+export type Place =
+  | { readonly _tag: "Outside" }
+  | Branch
+  /** A fiber that the body forked without a reservation. */
+  | { readonly _tag: "Unreserved"; readonly run: ActiveRun; readonly from: Branch }
+  | InStep
+
+const outside: Place = { _tag: "Outside" }
+
+const placeRef: FiberRef.FiberRef<Place> = FiberRef.unsafeMake(outside, {
+  fork: (place): Place => place._tag === "Branch" ? { _tag: "Unreserved", run: place.run, from: place } : place,
+  join: (parent) => parent
+})
+
+/** A fiber as Effect hands it to those who look at it. */
+export type AnyFiber = Fiber.RuntimeFiber<unknown, unknown>
+
+const fiberNumber = (id: FiberId.Runtime): number => id.id
+
+/**
+ * Where the fiber is. A branch is answered only to a fiber that may take its sequences.
+ */
+export const placeOf = (fiber: AnyFiber): Place => {
+  const place = fiber.getFiberRef(placeRef)
+  return place._tag === "Branch" && !place.ownedBy(fiberNumber(fiber.id()))
+    ? { _tag: "Unreserved", run: place.run, from: place }
+    : place
+}
+
+/** The refs of a fiber that begins in a place. */
+export const putAt = (place: Place) => (refs: FiberRefs.FiberRefs, fiberId: FiberId.Runtime): FiberRefs.FiberRefs =>
+  FiberRefs.updateAs(refs, { fiberId, fiberRef: placeRef, value: place })
+
+/**
+ * Runs an effect as a branch, in whichever fiber it is started. The counting goes on where it stood if the effect is run
+ * again after it has ended.
+ *
+ * @param branch - the branch
+ * @param onTwice - what to do instead if the branch is running already, in another fiber
+ */
+export const inBranch = <A, E, R>(
+  self: Effect.Effect<A, E, R>,
+  branch: Branch,
+  onTwice: () => Effect.Effect<never>
+): Effect.Effect<A, E, R> =>
+  Effect.withFiberRuntime((fiber) => {
+    if (branch.running) {
+      return onTwice()
+    }
+    branch.enter(fiberNumber(fiber.id()))
+    return Effect.ensuring(Effect.locally(self, placeRef, branch), Effect.sync(() => branch.leave()))
+  })

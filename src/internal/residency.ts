@@ -1,0 +1,313 @@
+/** The time a run spends in this process: loaded, driven, and left again, whatever the reason. */
+import * as Chunk from "effect/Chunk"
+import * as Data from "effect/Data"
+import * as Deferred from "effect/Deferred"
+import * as Effect from "effect/Effect"
+import * as FiberId from "effect/FiberId"
+import * as Option from "effect/Option"
+import * as Schedule from "effect/Schedule"
+import * as Stream from "effect/Stream"
+import type { Operation, StopReason, StoreError } from "../Errors.js"
+import { StoreRejected } from "../Errors.js"
+import type { AttemptRow, RunPatch, RunUpdate, StepRow, StepStore } from "../StepStore.js"
+import type { BodyEnd, Ending, Household, RunIdentity } from "./activeRun.js"
+import { ActiveRun, endingOf } from "./activeRun.js"
+import type { Program } from "./body.js"
+import { begin } from "./body.js"
+import { isTransient } from "./journal.js"
+import type { RunEnd } from "./run.js"
+
+type Store = StepStore["Type"]
+
+/** A run was ended by a simulated crash; whoever awaits it dies of this. */
+export class SimulatedCrash extends Data.TaggedError("SimulatedCrash")<{ readonly workflowId: string }> {
+  override get message() {
+    return `CrashSimulator ended run ${JSON.stringify(this.workflowId)}`
+  }
+}
+
+/** Records read at a time. */
+export const pageSize = 1_000
+
+/** A body that has not ended after this time is dropped. */
+const evictionMillis = 5_000
+
+/** How a run that the store could not serve is tried again: the delay doubles up to five seconds. */
+const patience = Schedule.exponential("50 millis").pipe(
+  Schedule.union(Schedule.spaced("5 seconds")),
+  Schedule.jittered
+)
+
+/** A page of the history of a run. */
+export const readHistory = (store: Store, run: RunIdentity, after: number) =>
+  store.history(run.workflowId, run.generation, { after, limit: pageSize })
+
+/** The whole history of a run. */
+export const readAll = (store: Store, run: RunIdentity) =>
+  Stream.runCollect(Stream.paginateChunkEffect(-1, (after) =>
+    Effect.map(readHistory(store, run, after), (rows) =>
+      [
+        Chunk.unsafeFromArray(rows),
+        rows.length < pageSize ? Option.none<number>() : Option.fromNullable(rows.at(-1)?.position)
+      ] as const))).pipe(Effect.map(Chunk.toReadonlyArray))
+
+// ---------------------------------------------------------------------------------------------------------------------
+// patches
+// ---------------------------------------------------------------------------------------------------------------------
+
+/** The run can be claimed by any worker. */
+export const pendingPatch = (at: number): RunPatch => ({
+  status: "PENDING",
+  owner: null,
+  stopReason: null,
+  outcome: null,
+  updatedAt: at,
+  endedAt: null
+})
+
+/** The run cannot go on until somebody mends something. */
+export const stoppedPatch = (at: number, reason: StopReason): RunPatch => ({
+  ...pendingPatch(at),
+  status: "STOPPED",
+  stopReason: reason
+})
+
+const endedPatch = (at: number, status: "COMPLETED" | "FAILED", outcome: string | null): RunPatch => ({
+  ...pendingPatch(at),
+  status,
+  outcome,
+  endedAt: at
+})
+
+// ---------------------------------------------------------------------------------------------------------------------
+// zombies
+// ---------------------------------------------------------------------------------------------------------------------
+
+const zombieError = JSON.stringify({ detail: "the process that ran this attempt died, or lost the run" })
+
+/** A step that was under way when its worker died: it answers no replay, and is run again with the next number. */
+const zombie = (row: StepRow, epoch: number, at: number): StepRow => ({
+  ...row,
+  status: "FAILED",
+  epoch,
+  updatedAt: at,
+  error: zombieError
+})
+
+const attemptOf = (row: StepRow): AttemptRow => ({
+  stepKey: row.stepKey,
+  attempt: row.attempt,
+  startedAt: row.startedAt,
+  endedAt: row.updatedAt,
+  error: zombieError
+})
+
+// ---------------------------------------------------------------------------------------------------------------------
+// residency
+// ---------------------------------------------------------------------------------------------------------------------
+
+export class Residency {
+  readonly identity: RunIdentity
+  /** How the run ended; none if it left without an end. */
+  readonly ended: Deferred.Deferred<Option.Option<RunEnd>>
+  private readonly store: Store
+  private readonly household: Household
+  private run: ActiveRun
+  private leaving = false
+  private resting = false
+  private readonly abandoned = Deferred.unsafeMake<Option.Option<RunEnd>>(FiberId.none)
+
+  constructor(identity: RunIdentity, store: Store, household: Household) {
+    this.identity = identity
+    this.store = store
+    this.household = household
+    this.run = new ActiveRun(identity, household)
+    this.ended = Deferred.unsafeMake(FiberId.none)
+  }
+
+  /**
+   * Drives the run until it ends, stops or leaves.
+   *
+   * @param fresh - the run was created just now: nothing is recorded of it
+   */
+  live(fresh: boolean, program: Program): Effect.Effect<void> {
+    let first = fresh
+    const lived = this.patiently(Effect.suspend(() => {
+      const isFresh = first
+      first = false
+      return this.once(isFresh, program)
+    }))
+    return Effect.raceFirst(lived, Deferred.await(this.abandoned)).pipe(
+      Effect.orDie,
+      Effect.intoDeferred(this.ended),
+      Effect.asVoid
+    )
+  }
+
+  /** Gives the run up, and waits until it has left. */
+  readonly leave: Effect.Effect<void> = Effect.suspend(() => {
+    this.leaving = true
+    this.run.finish({ _tag: "Evicted" })
+    if (this.resting) {
+      Deferred.unsafeDone(this.abandoned, Effect.succeedNone)
+    }
+    return Effect.ignore(Effect.sandbox(Deferred.await(this.ended)))
+  })
+
+  /** Tries again what the store could not do, until it can, or until the run is to leave. */
+  private patiently<A, E extends Failure>(self: Effect.Effect<A, E>): Effect.Effect<A, E> {
+    return Effect.suspend(() => {
+      this.resting = false
+      return self
+    }).pipe(
+      Effect.tapError(() =>
+        Effect.sync(() => {
+          this.resting = true
+          if (this.leaving) {
+            Deferred.unsafeDone(this.abandoned, Effect.succeedNone)
+          }
+        })
+      ),
+      Effect.retry({ schedule: patience, while: (error) => error._tag !== "SimulatedCrash" && isTransient(error) })
+    )
+  }
+
+  /** One life of the run in memory. Fails if the store could not serve it. */
+  private once(fresh: boolean, program: Program): Effect.Effect<Option.Option<RunEnd>, Failure> {
+    return Effect.suspend(() => {
+      const run = new ActiveRun(this.identity, this.household)
+      this.run = run
+      if (this.leaving) {
+        run.finish({ _tag: "Evicted" })
+      }
+      return (fresh ? Effect.sync(() => run.restore([], [], false)) : this.restore(run)).pipe(
+        Effect.tap(() => Effect.sync(() => run.closed || begin(run, program))),
+        Effect.zipRight(Deferred.await(run.ending)),
+        Effect.flatMap((ending) => this.settle(run, ending))
+      )
+    })
+  }
+
+  /** Loads what is recorded of the run, and marks what a dead worker left under way. */
+  private restore(run: ActiveRun): Effect.Effect<void> {
+    const { epoch, generation, workflowId } = this.identity
+    return Effect.gen(this, function*() {
+      const at = run.now()
+      const unfinished = yield* this.store.unfinished(workflowId, generation)
+      const records = yield* readHistory(this.store, this.identity, -1)
+      const zombies = unfinished.filter((row) => row.status === "IN_PROGRESS").map((row) => zombie(row, epoch, at))
+      if (zombies.length > 0) {
+        const answer = yield* this.household.journal.write(
+          run.update({ steps: zombies, attempts: zombies.map(attemptOf) })
+        )
+        if (answer._tag !== "Accepted") {
+          run.finish({ _tag: "Fenced" })
+        }
+      }
+      run.restore(unfinished, records, records.length === pageSize)
+    }).pipe(Effect.catchAllCause((cause) => Effect.sync(() => run.finish(endingOf(cause)))))
+  }
+
+  private settle(run: ActiveRun, ending: Ending): Effect.Effect<Option.Option<RunEnd>, Failure> {
+    const left = evict(run)
+    switch (ending._tag) {
+      case "BodyEnded":
+        return Effect.zipRight(left, this.conclude(run, ending.end))
+      case "Stopped":
+        return Effect.zipRight(left, this.stop(run, ending.reason, ending.steps, ending.attempts))
+      case "Released":
+        return Effect.logWarning(
+          `Run ${JSON.stringify(run.workflowId)} waits until the store can be used again`,
+          ending.error.message
+        ).pipe(Effect.zipRight(left), Effect.zipRight(Effect.fail(ending.error)))
+      case "Fenced":
+        return Effect.as(left, Option.none())
+      case "Evicted":
+        return Effect.zipRight(left, this.give(run))
+      case "Crashed":
+        return Effect.zipRight(left, Effect.fail(new SimulatedCrash({ workflowId: run.workflowId })))
+    }
+  }
+
+  /** The body has ended: the run has, unless there is something recorded that the body never asked for. */
+  private conclude(run: ActiveRun, end: BodyEnd): Effect.Effect<Option.Option<RunEnd>, Failure> {
+    if (end._tag === "Broken") {
+      return this.stop(run, end.reason, [], [])
+    }
+    const status = end._tag === "Succeeded" ? "COMPLETED" : "FAILED"
+    return Effect.flatMap(this.patiently(this.unread(run)), (unread) =>
+      unread === null
+        ? this.persist(run.update({ patch: endedPatch(run.now(), status, end.outcome) }), {
+          status,
+          outcome: end.outcome
+        })
+        : this.stop(run, run.mismatch(unread, null), [], [])).pipe(
+          Effect.catchAll((error) => this.stop(run, asReason(error), [], []))
+        )
+  }
+
+  /** The first recorded operation that the body, which has ended, never asked for. */
+  private unread(run: ActiveRun): Effect.Effect<Operation | null, StoreError> {
+    return Effect.suspend(() => {
+      const unread = run.sequencer.unread
+      return unread !== null || !run.sequencer.more
+        ? Effect.succeed(unread)
+        : Effect.flatMap(readHistory(this.store, this.identity, run.sequencer.lastPosition), (rows) => {
+          run.sequencer.load(rows, rows.length === pageSize)
+          return this.unread(run)
+        })
+    })
+  }
+
+  private stop(
+    run: ActiveRun,
+    reason: StopReason,
+    steps: ReadonlyArray<StepRow>,
+    attempts: ReadonlyArray<AttemptRow>
+  ): Effect.Effect<Option.Option<RunEnd>> {
+    const end: RunEnd = { status: "STOPPED", reason }
+    return Effect.catchAll(
+      this.persist(run.update({ patch: stoppedPatch(run.now(), reason), steps, attempts }), end),
+      (error) =>
+        Effect.as(
+          Effect.logError(`Run ${JSON.stringify(run.workflowId)} is stopped, which could not be recorded`, error.message),
+          Option.some(end)
+        )
+    )
+  }
+
+  /** Lets another worker have the run. If that cannot be recorded, the others see that this worker is gone. */
+  private give(run: ActiveRun): Effect.Effect<Option.Option<RunEnd>> {
+    return Effect.as(
+      Effect.catchAll(
+        this.household.journal.write(run.update({ patch: pendingPatch(run.now()) })),
+        (error) => Effect.logWarning(`Run ${JSON.stringify(run.workflowId)} could not be given back`, error.message)
+      ),
+      Option.none()
+    )
+  }
+
+  private persist(update: RunUpdate, end: RunEnd): Effect.Effect<Option.Option<RunEnd>, StoreError> {
+    return Effect.map(
+      this.patiently(this.household.journal.write(update)),
+      (answer) => answer._tag === "Accepted" ? Option.some(end) : Option.none()
+    )
+  }
+}
+
+type Failure = StoreError | SimulatedCrash
+
+/** Ends what is left of a body, and says so if it would not end. */
+const evict = (run: ActiveRun): Effect.Effect<void> =>
+  Effect.flatMap(run.evict(evictionMillis), (ended) =>
+    ended
+      ? Effect.void
+      : Effect.logWarning(
+        `The body of run ${JSON.stringify(run.workflowId)} would not end and was dropped: something in it cannot be interrupted`
+      ))
+
+/** What a store error that does not pass means for a run. */
+export const asReason = (error: StoreError): StopReason =>
+  error._tag === "StoreCorrupt" || error._tag === "StoreRejected"
+    ? error
+    : new StoreRejected({ target: "The store", detail: error.message })

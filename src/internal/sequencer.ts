@@ -1,0 +1,351 @@
+/**
+ * What hands recorded outcomes to the body of a run: one at a time, in the order of recording, each after the body has come
+ * to rest. Live and in replay alike, so that what branches share (a `Ref`, a `Queue`, a race) comes out the same.
+ *
+ * The idea of a deterministic single-threaded scheduler for replay is that of Temporal's workflow dispatcher; handing over
+ * one outcome at rest, live too, is what makes records of decisions unnecessary here.
+ */
+import * as Effect from "effect/Effect"
+import type { Operation } from "../Errors.js"
+import type { StepRow } from "../StepStore.js"
+import { nextTurn, RunScheduler } from "./scheduler.js"
+
+/** A fiber of the body that waits for the outcome of an operation. */
+export interface Wait {
+  readonly operation: Operation
+  /** Continues the fiber with what the record says. */
+  readonly answer: (record: StepRow) => void
+  /** Continues the fiber with an effect that does not come back. */
+  readonly release: () => void
+  /** Starts the operation, because nothing is recorded of it. */
+  readonly begin: () => void
+}
+
+/** A fiber of the body that was interrupted while it waited, and goes on when the operation has let go. */
+interface Cut {
+  readonly resume: () => void
+  readonly release: () => void
+  ended: boolean
+}
+
+/** What the sequencer needs of those around it. */
+export interface Surroundings {
+  /** Loads the records after a position, and hands them to {@link Sequencer.load}. */
+  readonly loadAfter: (position: number) => void
+  /** Calls back after a time, unless the returned function is called first. */
+  readonly after: (millis: number, callback: () => void) => () => void
+  /** Another operation was recorded, or none was requested. */
+  readonly onMismatch: (recorded: Operation, requested: Operation | null) => void
+  /** Something from outside woke a body with several branches. */
+  readonly onForeign: () => void
+  /** The body waits for what nothing recorded can bring. */
+  readonly onDeadlock: () => void
+  readonly unrequestedAfter: number
+  readonly deadlockAfter: number
+}
+
+/** How many of the operations answered last are kept, to be shown beside a mismatch. */
+const kept = 8
+
+/** Outcomes handed over in one turn of the event loop, so that a long replay lets others work. */
+const handedInATurn = 64
+
+const sameOperation = (recorded: StepRow, requested: Operation) =>
+  recorded.kind === requested.kind &&
+  recorded.stepId === requested.id &&
+  recorded.fingerprint === requested.fingerprint
+
+/** The address is what follows the last colon of a key. */
+export const addressOf = (stepKey: string): string => stepKey.slice(stepKey.lastIndexOf(":") + 1)
+
+/** The operation that a row is the record of. */
+export const operationOf = (row: StepRow): Operation => ({
+  address: addressOf(row.stepKey),
+  kind: row.kind,
+  id: row.stepId,
+  fingerprint: row.fingerprint
+})
+
+export class Sequencer {
+  readonly scheduler = new RunScheduler(() => this.settle(), () => this.foreign())
+  /** Answered last, oldest first. */
+  readonly agreed: Array<Operation> = []
+  /** Branches that have begun and not ended, and those among them within which no other has begun. */
+  private branches = 0
+  private leaves = 0
+  private readonly waits = new Map<string, Wait>()
+  /** Operations whose waiting fiber is gone: their outcomes are void. */
+  private readonly voided = new Set<string>()
+  private readonly cuts: Array<Cut> = []
+  /** Recorded, and not handed over yet from `next` on. */
+  private records: Array<StepRow> = []
+  private next = 0
+  lastPosition = -1
+  more = true
+  private loading = false
+  private readonly unbegun = new Set<Wait>()
+  private started = false
+  private turning = false
+  private handing = false
+  private closed = false
+  private cancelAlarm: (() => void) | null = null
+
+  private readonly around: Surroundings
+
+  constructor(around: Surroundings) {
+    this.around = around
+  }
+
+  /** A branch begins, and may wake others from now on; `nested` says that the branch around it was a leaf until now. */
+  enter(nested: boolean): void {
+    this.branches++
+    if (!nested) {
+      this.leaves++
+    }
+  }
+
+  leave(nested: boolean): void {
+    this.branches--
+    if (!nested) {
+      this.leaves--
+    }
+  }
+
+  /** The body begins; the first records are there. */
+  start(begin: () => void): void {
+    this.started = true
+    this.cause(begin)
+  }
+
+  /** The next records; `more` says whether there are others after them. */
+  load(records: ReadonlyArray<StepRow>, more: boolean): void {
+    this.loading = false
+    this.more = more
+    this.append(records)
+    this.settle()
+  }
+
+  /** An operation has been recorded just now. */
+  recorded(row: StepRow): void {
+    this.append([row])
+    this.settle()
+  }
+
+  private append(rows: ReadonlyArray<StepRow>) {
+    if (this.next === this.records.length) {
+      this.records = []
+      this.next = 0
+    }
+    for (const row of rows) {
+      this.records.push(row)
+      this.lastPosition = row.position ?? this.lastPosition
+    }
+  }
+
+  /** Every outcome recorded so far has been handed over. */
+  get exhausted(): boolean {
+    return this.next >= this.records.length && !this.more
+  }
+
+  /** A fiber of the body asks for the outcome of an operation. */
+  ask(wait: Wait): void {
+    this.waits.set(wait.operation.address, wait)
+    if (this.exhausted && this.cuts.length === 0) {
+      wait.begin()
+    } else {
+      this.unbegun.add(wait)
+    }
+  }
+
+  /** Whether a fiber still waits for this operation. */
+  awaits(wait: Wait): boolean {
+    return this.waits.get(wait.operation.address) === wait
+  }
+
+  /**
+   * The fiber that waited was interrupted. It goes on in its turn, when the operation has let go and the body is at rest:
+   * how long the letting go takes must not be seen by the body.
+   */
+  cut(wait: Wait, resume: () => void, release: () => void): { readonly ended: () => void } {
+    this.waits.delete(wait.operation.address)
+    this.unbegun.delete(wait)
+    this.voided.add(wait.operation.address)
+    const cut: Cut = { resume, release, ended: false }
+    this.cuts.push(cut)
+    return {
+      ended: () => {
+        cut.ended = true
+        this.settle()
+      }
+    }
+  }
+
+  /** Wakes the body on behalf of the engine. */
+  cause(wake: () => void): void {
+    this.scheduler.cause(wake)
+  }
+
+  /** The recorded outcome that the body, which has ended, never asked for. */
+  get unread(): Operation | null {
+    for (let i = this.next; i < this.records.length; i++) {
+      const operation = operationOf(this.records[i]!)
+      if (!this.voided.has(operation.address) && !this.waits.has(operation.address)) {
+        return operation
+      }
+    }
+    return null
+  }
+
+  /** No outcome is handed over any more. */
+  close(): void {
+    this.closed = true
+    this.cancelAlarm?.()
+    this.cancelAlarm = null
+  }
+
+  /** Continues every waiting fiber with an effect that does not come back. */
+  releaseAll(): void {
+    const waiting = [...this.waits.values(), ...this.cuts]
+    this.waits.clear()
+    this.cuts.length = 0
+    this.unbegun.clear()
+    for (const wait of waiting) {
+      wait.release()
+    }
+  }
+
+  private foreign() {
+    // With one line of control that waits for nothing else, the wake-up can come at one place only.
+    if (!this.closed && (this.leaves > 1 || (this.branches > 1 && this.waits.size > 0))) {
+      this.around.onForeign()
+    }
+  }
+
+  /**
+   * Looks whether there is something to hand over. With one branch the body is at rest when nothing of it is left to run;
+   * with several, after a further turn of the event loop, in which a wake-up from outside would show itself.
+   */
+  private settle() {
+    if (!this.started || this.closed || this.handing || !this.scheduler.idle) {
+      return
+    }
+    if (this.branches > 1) {
+      this.later()
+    } else {
+      this.hand()
+    }
+  }
+
+  private later() {
+    if (!this.turning) {
+      this.turning = true
+      nextTurn(() => {
+        this.turning = false
+        if (!this.closed && this.scheduler.idle) {
+          this.hand()
+        }
+      })
+    }
+  }
+
+  private hand() {
+    this.handing = true
+    let budget = handedInATurn
+    while (!this.closed && this.scheduler.idle && this.handOne()) {
+      if (this.branches > 1 || --budget === 0) {
+        this.handing = false
+        this.later()
+        return
+      }
+    }
+    this.handing = false
+  }
+
+  private handOne(): boolean {
+    const cut = this.cuts[0]
+    if (cut !== undefined) {
+      if (cut.ended) {
+        this.cuts.shift()
+        this.cause(cut.resume)
+      }
+      return cut.ended
+    }
+    const record = this.records[this.next]
+    return record === undefined ? this.handNothing() : this.handRecord(record)
+  }
+
+  private handRecord(record: StepRow): boolean {
+    const recorded = operationOf(record)
+    const wait = this.waits.get(recorded.address)
+    if (wait !== undefined) {
+      if (!sameOperation(record, wait.operation)) {
+        this.around.onMismatch(recorded, wait.operation)
+        return false
+      }
+      this.next++
+      this.waits.delete(recorded.address)
+      this.unbegun.delete(wait)
+      this.agree(recorded)
+      this.cause(() => wait.answer(record))
+      return true
+    }
+    if (this.voided.delete(recorded.address)) {
+      this.next++
+      return true
+    }
+    this.alarm(this.around.unrequestedAfter, () => this.around.onMismatch(recorded, this.firstUnbegun))
+    return false
+  }
+
+  /** Nothing is recorded beyond this point, as far as is known. */
+  private handNothing(): boolean {
+    if (this.more) {
+      if (!this.loading) {
+        this.loading = true
+        this.around.loadAfter(this.lastPosition)
+      }
+      return false
+    }
+    const unbegun = [...this.unbegun]
+    this.unbegun.clear()
+    for (const wait of unbegun) {
+      wait.begin()
+    }
+    if (this.waits.size === 0) {
+      this.alarm(this.around.deadlockAfter, this.around.onDeadlock)
+    }
+    return false
+  }
+
+  private get firstUnbegun(): Operation | null {
+    for (const wait of this.unbegun) {
+      return wait.operation
+    }
+    return null
+  }
+
+  private agree(operation: Operation) {
+    this.agreed.push(operation)
+    if (this.agreed.length > kept) {
+      this.agreed.shift()
+    }
+  }
+
+  /** Calls back after a time in which nothing in the body has stirred. */
+  private alarm(millis: number, callback: () => void) {
+    if (this.cancelAlarm === null) {
+      const stirred = this.scheduler.stirred
+      this.cancelAlarm = this.around.after(millis, () => {
+        this.cancelAlarm = null
+        if (this.scheduler.stirred === stirred) {
+          callback()
+        } else {
+          this.settle()
+        }
+      })
+    }
+  }
+}
+
+/** Suspends for good, without keeping the process alive as `Effect.never` does. */
+export const never: Effect.Effect<never> = Effect.async<never>(() => {})
