@@ -142,24 +142,13 @@ export class Sequencer {
     }
   }
 
-  /** Every outcome recorded so far has been handed over. */
-  get exhausted(): boolean {
-    return this.next >= this.records.length && !this.more
-  }
-
-  /** A fiber of the body asks for the outcome of an operation. */
+  /**
+   * A fiber of the body asks for the outcome of an operation. The operation begins when the body is at rest and nothing
+   * recorded is ahead: what the body itself cuts before it rests begins neither live nor in replay.
+   */
   ask(wait: Wait): void {
     this.waits.set(wait.operation.address, wait)
-    if (this.exhausted && this.cuts.length === 0) {
-      wait.begin()
-    } else {
-      this.unbegun.add(wait)
-    }
-  }
-
-  /** Whether a fiber still waits for this operation. */
-  awaits(wait: Wait): boolean {
-    return this.waits.get(wait.operation.address) === wait
+    this.unbegun.add(wait)
   }
 
   /**
