@@ -35,7 +35,10 @@ const plant = (history: ReadonlyArray<StepStore.StepRow>) =>
     }]))
 
 /** Runs a program over a history, to its end. */
-const live = (program: Program, history: ReadonlyArray<StepStore.StepRow>): Effect.Effect<Life, Errors.StoreError | Error> =>
+const live = (
+  program: Program,
+  history: ReadonlyArray<StepStore.StepRow>
+): Effect.Effect<Life, Errors.StoreError | Error> =>
   Effect.gen(function*() {
     const ledger: Ledger = { started: 0 }
     if (history.length > 0) {
@@ -44,16 +47,31 @@ const live = (program: Program, history: ReadonlyArray<StepStore.StepRow>): Effe
     const result = yield* Workflow.run(id, bodyOf(program, ledger))
     const store = yield* StepStore.StepStore
     return { result, started: ledger.started, history: yield* store.history(id, 0, { after: -1, limit: 10_000 }) }
-  }).pipe(Effect.provide(Engine.layerWith({ deadlockAfter: "2 seconds", unrequestedAfter: "2 seconds" }).pipe(Layer.provideMerge(MemoryStepStore.layer))))
+  }).pipe(
+    Effect.provide(
+      Engine.layerWith({ deadlockAfter: "2 seconds", unrequestedAfter: "2 seconds" }).pipe(
+        Layer.provideMerge(MemoryStepStore.layer)
+      )
+    )
+  )
 
 const outcomes = (history: ReadonlyArray<StepStore.StepRow>) =>
-  history.map(({ error, output, position, status, stepId, stepKey }) => ({ error, output, position, status, stepId, stepKey }))
+  history.map(({ error, output, position, status, stepId, stepKey }) => ({
+    error,
+    output,
+    position,
+    status,
+    stepId,
+    stepKey
+  }))
 
 /** Real time, because steps of random length are the subject. */
 const property = <T>(arbitrary: fc.Arbitrary<T>, check: (value: T) => Effect.Effect<void, unknown>, numRuns: number) =>
-  Effect.promise(() => fc.assert(fc.asyncProperty(arbitrary, (value) => Effect.runPromise(check(value))), {
+  Effect.promise(() =>
+    fc.assert(fc.asyncProperty(arbitrary, (value) => Effect.runPromise(check(value))), {
       numRuns: Number(process.env.FC_RUNS ?? numRuns)
-    }))
+    })
+  )
 
 describe("the sequencer", () => {
   it.live("a full replay gives the same result and starts no effect", () =>
@@ -67,16 +85,20 @@ describe("the sequencer", () => {
       }), 150))
 
   it.live("a replay from any prefix ends in a history of which that prefix is a prefix", () =>
-    property(fc.tuple(sharing, fc.double({ min: 0, max: 1, noNaN: true })), ([program, share]) =>
-      Effect.gen(function*() {
-        const first = yield* live(program, [])
-        const prefix = first.history.slice(0, Math.floor(first.history.length * share))
-        const onwards = yield* live(program, prefix)
-        assert.deepStrictEqual(outcomes(onwards.history.slice(0, prefix.length)), outcomes(prefix))
-        const replay = yield* live(program, onwards.history)
-        assert.strictEqual(replay.result, onwards.result)
-        assert.strictEqual(replay.started, 0)
-      }), 150))
+    property(
+      fc.tuple(sharing, fc.double({ min: 0, max: 1, noNaN: true })),
+      ([program, share]) =>
+        Effect.gen(function*() {
+          const first = yield* live(program, [])
+          const prefix = first.history.slice(0, Math.floor(first.history.length * share))
+          const onwards = yield* live(program, prefix)
+          assert.deepStrictEqual(outcomes(onwards.history.slice(0, prefix.length)), outcomes(prefix))
+          const replay = yield* live(program, onwards.history)
+          assert.strictEqual(replay.result, onwards.result)
+          assert.strictEqual(replay.started, 0)
+        }),
+      150
+    ))
 
   it.live("bodies whose branches share nothing have the same keys in every run", () =>
     property(separate, (program) =>

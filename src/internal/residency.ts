@@ -7,7 +7,7 @@ import * as FiberId from "effect/FiberId"
 import * as Option from "effect/Option"
 import * as Schedule from "effect/Schedule"
 import * as Stream from "effect/Stream"
-import type { Operation, StopReason, StoreError } from "../Errors.js"
+import type { StopReason, StoreError } from "../Errors.js"
 import { StoreRejected } from "../Errors.js"
 import type { AttemptRow, RunPatch, RunUpdate, StepRow, StepStore } from "../StepStore.js"
 import type { BodyEnd, Ending, Household, RunIdentity } from "./activeRun.js"
@@ -212,7 +212,8 @@ export class Residency {
     const left = evict(run)
     switch (ending._tag) {
       case "BodyEnded":
-        return Effect.zipRight(left, this.conclude(run, ending.end))
+        // What the body still waits for when it ends is not unread: it is looked for before the waits are ended.
+        return Effect.flatMap(this.unread(run, ending.end), (end) => Effect.zipRight(left, this.conclude(run, end)))
       case "Stopped":
         return Effect.zipRight(left, this.stop(run, ending.reason, ending.steps, ending.attempts))
       case "Released":
@@ -229,33 +230,35 @@ export class Residency {
     }
   }
 
-  /** The body has ended: the run has, unless there is something recorded that the body never asked for. */
+  /** The body has ended, and so has the run. */
   private conclude(run: ActiveRun, end: BodyEnd): Effect.Effect<Option.Option<RunEnd>, Failure> {
     if (end._tag === "Broken") {
       return this.stop(run, end.reason, [], [])
     }
     const status = end._tag === "Succeeded" ? "COMPLETED" : "FAILED"
-    return Effect.flatMap(this.patiently(this.unread(run)), (unread) =>
-      unread === null
-        ? this.persist(run.update({ patch: endedPatch(run.now(), status, end.outcome) }), {
-          status,
-          outcome: end.outcome
-        })
-        : this.stop(run, run.mismatch(unread, null), [], [])).pipe(
-          Effect.catchAll((error) => this.stop(run, asReason(error), [], []))
-        )
+    return Effect.catchAll(
+      this.persist(run.update({ patch: endedPatch(run.now(), status, end.outcome) }), { status, outcome: end.outcome }),
+      (error) => this.stop(run, asReason(error), [], [])
+    )
   }
 
-  /** The first recorded operation that the body, which has ended, never asked for. */
-  private unread(run: ActiveRun): Effect.Effect<Operation | null, StoreError> {
+  /** How the body has ended, unless there is something recorded that it never asked for. */
+  private unread(run: ActiveRun, end: BodyEnd): Effect.Effect<BodyEnd> {
     return Effect.suspend(() => {
-      const unread = run.sequencer.unread
-      return unread !== null || !run.sequencer.more
-        ? Effect.succeed(unread)
-        : Effect.flatMap(readHistory(this.store, this.identity, run.sequencer.lastPosition), (rows) => {
-          run.sequencer.load(rows, rows.length === pageSize)
-          return this.unread(run)
-        })
+      const { lastPosition, more, unread } = run.sequencer
+      if (end._tag === "Broken") {
+        return Effect.succeed(end)
+      }
+      if (unread !== null) {
+        return Effect.succeed<BodyEnd>({ _tag: "Broken", reason: run.mismatch(unread, null) })
+      }
+      return more
+        ? this.patiently(readHistory(this.store, this.identity, lastPosition)).pipe(
+          Effect.map((rows) => run.sequencer.load(rows, rows.length === pageSize)),
+          Effect.zipRight(this.unread(run, end)),
+          Effect.catchAll((error) => Effect.succeed<BodyEnd>({ _tag: "Broken", reason: asReason(error) }))
+        )
+        : Effect.succeed(end)
     })
   }
 

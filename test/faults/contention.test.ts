@@ -1,0 +1,111 @@
+import { SqliteClient } from "@effect/sql-sqlite-node"
+import { assert, describe, it } from "@effect/vitest"
+import { Clock, Effect, Fiber, Layer, Schema } from "effect"
+import { Engine, SqliteStepStore, Step, Workflow } from "perdure"
+import { bundle, launch } from "../support/bundle.js"
+import { temporaryFile } from "../support/stores.js"
+
+const Job = Workflow.make({
+  name: "job",
+  payload: { n: Schema.Number },
+  success: Schema.Number,
+  idempotencyKey: ({ n }) => `${n}`
+})
+
+const JobLive = Job.toLayer(({ n }) =>
+  Effect.reduce(
+    Array.from({ length: 10 }, (_, i) => i),
+    n,
+    (sum, i) =>
+      Effect.sync(() => sum + i).pipe(
+        Effect.tap(() => i % 3 === 0 ? Effect.sleep(1) : Effect.void),
+        Step.durable("add")
+      )
+  )
+)
+
+/** A fleet, and beside it an application that keeps a transaction open over turns of the event loop. */
+const fleetBesideAnApplication = Effect.gen(function*() {
+  const sql = yield* SqliteClient.SqliteClient
+  yield* sql`CREATE TABLE notes (n INTEGER)`
+  let ticks = 0
+  const ticking = yield* Effect.fork(Effect.forever(Effect.zipRight(
+    Effect.sleep(5),
+    Effect.sync(() => {
+      ticks++
+    })
+  )))
+  const from = yield* Clock.currentTimeMillis
+  let notes = 0
+  const application = yield* Effect.fork(Effect.forever(Effect.suspend(() =>
+    sql.withTransaction(
+      Effect.zipRight(sql`INSERT INTO notes VALUES (${notes})`, Effect.sleep(3))
+    ).pipe(
+      Effect.tap(() =>
+        Effect.sync(() => {
+          notes++
+        })
+      ),
+      Effect.zipRight(Effect.sleep(1))
+    )
+  )))
+  const sums = yield* Effect.forEach(Array.from({ length: 300 }, (_, n) => n), (n) => Job.execute({ n }), {
+    concurrency: "unbounded"
+  })
+  const elapsed = (yield* Clock.currentTimeMillis) - from
+  // It would have failed by now if the store had come in its way.
+  assert.isNull(application.unsafePoll())
+  yield* Fiber.interrupt(application)
+  yield* Fiber.interrupt(ticking)
+  assert.deepStrictEqual(sums, sums.map((_, n) => n + 45))
+  const [counted] = yield* sql<{ readonly count: number }>`SELECT count(*) AS count FROM notes`
+  assert.isAtLeast(counted?.count ?? 0, notes)
+  assert.isAbove(notes, 3)
+  // A blocking wait for the lock would have stopped the timers for seconds at a time.
+  assert.isAbove(ticks, elapsed / 5 / 20)
+})
+
+describe("one file, several writers", () => {
+  it.live("another client of the application writes to the same file during a fleet, and nothing freezes or fails", () =>
+    Effect.scoped(Effect.flatMap(temporaryFile, (filename) =>
+      fleetBesideAnApplication.pipe(
+        Effect.provide(JobLive.pipe(
+          Layer.provideMerge(Engine.layer),
+          Layer.provide(SqliteStepStore.layer({ filename })),
+          Layer.provideMerge(SqliteClient.layer({ filename }))
+        ))
+      ))))
+
+  it.live("an application and its store share one client, and neither is caught in the other's transaction", () =>
+    Effect.scoped(Effect.flatMap(temporaryFile, (filename) =>
+      fleetBesideAnApplication.pipe(
+        Effect.provide(JobLive.pipe(
+          Layer.provideMerge(Engine.layer),
+          Layer.provide(SqliteStepStore.layerClient()),
+          Layer.provideMerge(SqliteClient.layer({ filename }))
+        ))
+      ))))
+
+  it.live(
+    "two processes write while a third holds the lock for 400 ms at a time: no error, and timers keep firing",
+    () =>
+      Effect.scoped(Effect.gen(function*() {
+        const database = yield* temporaryFile
+        const fleet = yield* bundle("faults/fleet")
+        const holder = yield* bundle("lockHolder")
+        const workers = yield* Effect.all([launch(fleet, [database, "a", "60"]), launch(fleet, [database, "b", "60"])])
+        yield* Effect.forEach(workers, (worker) => worker.line)
+        const locks = yield* launch(holder, [database, "400", "60"])
+        assert.strictEqual(yield* locks.line, "held")
+        for (const worker of workers) {
+          const report = JSON.parse(yield* worker.line)
+          assert.strictEqual(report.right, 60)
+          // Blocked, the process would tick once for each time that the lock is let go: less than a twentieth.
+          assert.isAbove(report.ticks, report.expected / 5)
+          assert.strictEqual(yield* worker.ended, 0)
+          yield* Effect.log(`done after ${report.elapsed} ms, ${report.ticks} of ${Math.round(report.expected)} ticks`)
+        }
+      })),
+    120_000
+  )
+})
