@@ -68,7 +68,9 @@ const reserveAll = (called: string, effects: ReadonlyArray<AnyEffect>): Effect.E
     inStep: (place) =>
       place.run.refuse(place.run.misplaced(
         called,
-        `branches belong to the body, and step ${JSON.stringify(place.stepId)} is recorded as a whole. Inside a step use the Effect function of this name`
+        `branches belong to the body, and step ${
+          JSON.stringify(place.stepId)
+        } is recorded as a whole. Inside a step use the Effect function of this name`
       )),
     inBranch: (branch) => {
       const { run } = branch

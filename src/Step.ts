@@ -90,7 +90,10 @@ const make_ = (self: Effect.Effect<unknown, unknown, unknown>, id: string, optio
  *
  * class CardDeclined extends Schema.TaggedError<CardDeclined>()("CardDeclined", { reason: Schema.String }) {}
  *
- * declare const charge: (cents: number) => Effect.Effect<{ receipt: string }, CardDeclined>
+ * const charge = (cents: number) =>
+ *   cents > 0
+ *     ? Effect.succeed({ receipt: `${cents} cents` })
+ *     : Effect.fail(new CardDeclined({ reason: "nothing to charge" }))
  *
  * export const payment = charge(4_200).pipe(
  *   Step.durable("charge", { error: CardDeclined }),

@@ -541,19 +541,23 @@ const lift = (encoded: Encoded, codec: PayloadCodecShape): StepStore["Type"] => 
   const damaged = (workflowId: string, detail: string) =>
     new StoreCorrupt({ target: encoded.target, workflowId, detail })
 
+  const sealText = (workflowId: string, json: string): Effect.Effect<string, StoreError> =>
+    Effect.mapError(codec.encode(json), (error) => damaged(workflowId, error.message))
+
   const seal = (workflowId: string, json: string | null): Effect.Effect<string | null, StoreError> =>
-    json === null || plain
-      ? Effect.succeed(json)
-      : Effect.mapError(codec.encode(json), (error) => damaged(workflowId, error.message))
+    json === null ? Effect.succeed(null) : sealText(workflowId, json)
+
+  const openText = (workflowId: string, stored: string, name: string | null): Effect.Effect<string, StoreError> =>
+    plain && name === identity.name
+      ? Effect.succeed(stored)
+      : Effect.mapError(codec.decode(stored, name ?? identity.name), (error) => damaged(workflowId, error.message))
 
   const open = (
     workflowId: string,
     stored: string | null,
     name: string | null
   ): Effect.Effect<string | null, StoreError> =>
-    stored === null || (plain && name === identity.name)
-      ? Effect.succeed(stored)
-      : Effect.mapError(codec.decode(stored, name ?? identity.name), (error) => damaged(workflowId, error.message))
+    stored === null ? Effect.succeed(null) : openText(workflowId, stored, name)
 
   const nameFor = (...texts: ReadonlyArray<string | null>) => texts.some((text) => text !== null) ? codec.name : null
 
@@ -639,8 +643,8 @@ const lift = (encoded: Encoded, codec: PayloadCodecShape): StepStore["Type"] => 
             Effect.zipWith(seal(id, step.output), seal(id, step.error), (output, error) =>
               sealStep(id, step, output, error))),
           yield* Effect.forEach(update.attempts, (row) =>
-            Effect.map(seal(id, row.error), (error) =>
-              attempt(row, error ?? "")))
+            Effect.map(sealText(id, row.error), (error) =>
+              attempt(row, error)))
         )
       })
 
@@ -690,7 +694,19 @@ const lift = (encoded: Encoded, codec: PayloadCodecShape): StepStore["Type"] => 
 
   const openStepSummary = (workflowId: string, row: StepSummaryEncoded): Effect.Effect<StepSummary, StoreError> =>
     isStepStatus(row.status)
-      ? Effect.succeed({ ...row, status: row.status, final: row.final === 1 })
+      ? Effect.succeed({
+        stepKey: row.stepKey,
+        stepId: row.stepId,
+        kind: row.kind,
+        sequence: row.sequence,
+        status: row.status,
+        position: row.position,
+        attempt: row.attempt,
+        epoch: row.epoch,
+        final: row.final === 1,
+        startedAt: row.startedAt,
+        updatedAt: row.updatedAt
+      })
       : Effect.fail(damaged(workflowId, `the status of ${row.stepKey} is ${JSON.stringify(row.status)}`))
 
   const openStep = Effect.fnUntraced(function*(workflowId: string, row: StepRowEncoded) {
@@ -747,12 +763,12 @@ const lift = (encoded: Encoded, codec: PayloadCodecShape): StepStore["Type"] => 
         encoded.attempts(workflowId, generation),
         (row) =>
           row.digest === digest([row.stepKey, row.attempt, row.codec, row.error])
-            ? Effect.map(open(workflowId, row.error, row.codec), (error): AttemptRow => ({
+            ? Effect.map(openText(workflowId, row.error, row.codec), (error): AttemptRow => ({
               stepKey: row.stepKey,
               attempt: row.attempt,
               startedAt: row.startedAt,
               endedAt: row.endedAt,
-              error: error ?? ""
+              error
             }))
             : Effect.fail(damaged(workflowId, `attempt ${row.attempt} of ${row.stepKey} does not match its digest`))
       ),

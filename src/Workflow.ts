@@ -9,7 +9,14 @@ import * as Option from "effect/Option"
 import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
 import type { Simplify } from "effect/Types"
-import type { NothingToResume, StartError, StopReason, StoreError, WorkflowIdConflict, WorkflowNotFound } from "./Errors.js"
+import type {
+  NothingToResume,
+  StartError,
+  StopReason,
+  StoreError,
+  WorkflowIdConflict,
+  WorkflowNotFound
+} from "./Errors.js"
 import { PayloadInvalid, RecordUndecodable, RunStopped, WorkflowIdInvalid } from "./Errors.js"
 import { digest } from "./internal/digest.js"
 import { canonical } from "./internal/json.js"
@@ -303,21 +310,28 @@ export const make = <
     workflowId: (input) => {
       const id = derivedId(construct(input))
       if (id === null) {
-        throw new TypeError(`Workflow ${JSON.stringify(name)} has no idempotencyKey, so an id cannot be derived from a payload`)
+        throw new TypeError(
+          `Workflow ${JSON.stringify(name)} has no idempotencyKey, so an id cannot be derived from a payload`
+        )
       }
       return id
     },
-    start: (input, startOptions) => Effect.withSpan(start(input, startOptions), `${name}.start`, { captureStackTrace: false }),
-    execute: (input, startOptions) => Effect.withSpan(execute(input, startOptions), `${name}.execute`, { captureStackTrace: false }),
+    start: (input, startOptions) =>
+      Effect.withSpan(start(input, startOptions), `${name}.start`, { captureStackTrace: false }),
+    execute: (input, startOptions) =>
+      Effect.withSpan(execute(input, startOptions), `${name}.execute`, { captureStackTrace: false }),
     await: await_,
     poll: (workflowId) =>
       outsideBody(
         `Workflow ${JSON.stringify(name)} poll`,
         Effect.flatMap(Engine, (engine) =>
-          Effect.flatMap(engine.poll(workflowId, name), Option.match({
-            onNone: () => Effect.succeedNone,
-            onSome: (row) => Effect.asSome(stateOf(row, outcome))
-          })))
+          Effect.flatMap(
+            engine.poll(workflowId, name),
+            Option.match({
+              onNone: () => Effect.succeedNone,
+              onSome: (row) => Effect.asSome(stateOf(row, outcome))
+            })
+          ))
       ),
     resume: (workflowId) =>
       outsideBody(
@@ -357,7 +371,7 @@ export const make = <
  * import { Effect } from "effect"
  * import { Step, Workflow } from "perdure"
  *
- * declare const importFile: (name: string) => Effect.Effect<number>
+ * const importFile = (name: string) => Effect.succeed(name.length)
  *
  * // Killed at the 27th file, the next call goes on with the 27th.
  * export const program = Workflow.run(
@@ -435,7 +449,10 @@ const stateOf = (row: RunRow, schemas: OutcomeSchemas): Effect.Effect<RunState<u
     case "FAILED":
       return decoded(schemas.error, (error) => ({ _tag: "FAILED", error }))
     case "STOPPED":
-      return Effect.succeed({ _tag: "STOPPED", reason: row.stopReason ?? undecodable(row.workflowId)("no reason is recorded") })
+      return Effect.succeed({
+        _tag: "STOPPED",
+        reason: row.stopReason ?? undecodable(row.workflowId)("no reason is recorded")
+      })
     default:
       return Effect.succeed({ _tag: row.status })
   }

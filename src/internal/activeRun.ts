@@ -150,7 +150,9 @@ export class ActiveRun {
         return Effect.void
       }
       if (this.nextPosition >= this.household.limits.history) {
-        this.stop(this.exceeded("the number of recorded operations", this.household.limits.history, this.nextPosition + 1))
+        this.stop(
+          this.exceeded("the number of recorded operations", this.household.limits.history, this.nextPosition + 1)
+        )
         return Effect.void
       }
       const recorded: StepRow = { ...row, position: this.nextPosition++, final: true }

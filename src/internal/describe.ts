@@ -9,4 +9,3 @@ export const describe = (cause: Cause.Cause<unknown>): string =>
   Cause.pretty(Cause.isInterruptedOnly(cause) ? Cause.die("it was interrupted from inside") : cause, {
     renderErrorCause: true
   }).slice(0, maxDetail)
-

@@ -4,11 +4,11 @@
  * One fiber takes what is waiting and commits it in one transaction; each waiting run goes on when its batch is durable. A
  * thousand runs share an fsync, and a run alone waits for no timer. Group commit as databases do it (DeWitt et al. 1984).
  */
-import * as Clock from "effect/Clock"
+import type * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import type * as Scope from "effect/Scope"
-import type { StoreError } from "../Errors.js"
+import { type StoreError, StoreUnavailable } from "../Errors.js"
 import type { CommitAnswer, RunUpdate, StepRow, StepStore } from "../StepStore.js"
 import type { FaultPointsShape } from "./faultPoints.js"
 import { nextTurn } from "./scheduler.js"
@@ -51,8 +51,14 @@ export const isTransient = (error: StoreError): boolean =>
   error._tag === "StoreBusy" || error._tag === "StoreFull" || error._tag === "StoreReadOnly" ||
   error._tag === "StoreUnavailable"
 
+/** The answer to whoever still asks an engine whose layer has been closed. */
+export const engineClosed = (target: string) =>
+  new StoreUnavailable({ target, detail: "the layer of the engine that speaks to it has been closed" })
+
 /** An update that changes nothing yet. */
-export const emptyUpdate = (run: { readonly workflowId: string; readonly generation: number; readonly epoch: number }): RunUpdate => ({
+export const emptyUpdate = (
+  run: { readonly workflowId: string; readonly generation: number; readonly epoch: number }
+): RunUpdate => ({
   workflowId: run.workflowId,
   generation: run.generation,
   epoch: run.epoch,
@@ -95,6 +101,7 @@ export class Journal {
   private readonly outside = new Set<() => void>()
   /** By run, and in it by step key. */
   private readonly jots = new Map<string, Map<string, Jot>>()
+  private closed = false
   private waiting: (() => void) | null = null
   private waitingForJots: (() => void) | null = null
 
@@ -108,13 +115,17 @@ export class Journal {
     this.clock = clock
   }
 
-  /** A journal that writes until the scope closes. Whoever closes it has waited for what must be written. */
+  /**
+   * A journal that writes until the scope closes. Whoever closes it has waited for what must be written; what comes later is
+   * told so.
+   */
   static readonly make = (
     store: StepStore["Type"],
     faults: FaultPointsShape
   ): Effect.Effect<Journal, never, Scope.Scope> =>
     Effect.gen(function*() {
       const journal = new Journal(store, faults, yield* Effect.clock)
+      yield* Effect.addFinalizer(() => Effect.sync(() => journal.close()))
       yield* Effect.forkScoped(Effect.withTracerEnabled(Effect.forever(journal.turn), false))
       yield* Effect.forkScoped(Effect.withTracerEnabled(Effect.forever(journal.jotTimer), false))
       return journal
@@ -158,6 +169,10 @@ export class Journal {
 
   /** Hands an update over at once. */
   enqueue(entry: Entry): void {
+    if (this.closed) {
+      entry.done(Exit.fail(engineClosed(this.store.target)))
+      return
+    }
     this.queue.push(entry)
     this.characters += weigh(entry.update)
     const rows = this.jots.get(entry.update.workflowId)
@@ -165,6 +180,13 @@ export class Journal {
       rows?.delete(step.stepKey)
     }
     this.wake()
+  }
+
+  private close() {
+    this.closed = true
+    for (const entry of this.queue.splice(this.head)) {
+      entry.done(Exit.fail(engineClosed(this.store.target)))
+    }
   }
 
   /** The writer is woken in the next turn of the event loop: others get theirs, and join the batch. */

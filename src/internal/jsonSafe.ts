@@ -34,7 +34,8 @@ export interface SuccessSchemaDiffers<A, B> {
 }
 
 export interface NeedsErrorSchema<E> {
-  readonly "the effect can fail: pass an `error` schema to record the failure, or Effect.orDie to let it stop the run": E
+  readonly "the effect can fail: pass an `error` schema to record the failure, or Effect.orDie to let it stop the run":
+    E
 }
 
 export interface ErrorSchemaDiffers<A, B> {
@@ -42,7 +43,8 @@ export interface ErrorSchemaDiffers<A, B> {
 }
 
 export interface EncodedNotJson<A> {
-  readonly "the encoded side of the schema is not plain JSON: use a schema that encodes to JSON (Schema.Date, not Schema.DateFromSelf)": A
+  readonly "the encoded side of the schema is not plain JSON: use a schema that encodes to JSON (Schema.Date, not Schema.DateFromSelf)":
+    A
 }
 
 /** The encoded side of a schema must be plain JSON, whatever its type side is. */
@@ -70,8 +72,7 @@ export interface OutcomeOptions {
 }
 
 /** What comes out again: what the schema decodes to, or the value as it was. */
-export type SuccessOut<A, O> = O extends { readonly success: infer S extends Schema.Schema.Any }
-  ? Schema.Schema.Type<S>
+export type SuccessOut<A, O> = O extends { readonly success: infer S extends Schema.Schema.Any } ? Schema.Schema.Type<S>
   : A
 
 export type ErrorOut<E, O> = O extends { readonly error: infer S extends Schema.Schema.All } ? Schema.Schema.Type<S> : E

@@ -2,12 +2,13 @@
 import * as Effect from "effect/Effect"
 import type * as FiberStatus from "effect/FiberStatus"
 import type { StepRow } from "../StepStore.js"
-import type { Wait } from "./sequencer.js"
 import type { AnyFiber, Branch, InStep } from "./place.js"
 import { placeOf } from "./place.js"
+import type { Wait } from "./sequencer.js"
 
 /** What to write instead of a fork that reserves nothing; the table is in the README too, and is a test. */
-export const insteadOfForking = "Instead: for parallel work, Branch.all, Branch.forEach, or Branch.reserve before Effect.all; " +
+export const insteadOfForking =
+  "Instead: for parallel work, Branch.all, Branch.forEach, or Branch.reserve before Effect.all; " +
   "for a race, Branch.race or Branch.raceAll; for a timeout, Effect.timeout inside the step; " +
   "for a Stream, Branch.forEach, or collect it inside a step; for a Layer, provide it outside the body"
 
@@ -30,7 +31,9 @@ export const placed = <A, E, R>(called: string, on: {
         return place.ended
           ? place.run.refuse(place.run.misplaced(
             called,
-            `it was called in a fiber that went on after step ${JSON.stringify(place.stepId)} had ended. Wait for that fiber inside the step, or call this in the body`
+            `it was called in a fiber that went on after step ${
+              JSON.stringify(place.stepId)
+            } had ended. Wait for that fiber inside the step, or call this in the body`
           ))
           : on.inStep(place)
       case "Unreserved":
@@ -76,7 +79,10 @@ export interface Begun {
 
 /** Takes a sequence, and waits for the outcome. */
 export const durable = <A, E, R>(spec: OperationSpec<A, E, R>): Effect.Effect<A, E, R> =>
-  placed(spec.called, { inStep: spec.inStep, inBranch: (branch, fiber, status) => request(spec, branch, fiber, status) })
+  placed(spec.called, {
+    inStep: spec.inStep,
+    inBranch: (branch, fiber, status) => request(spec, branch, fiber, status)
+  })
 
 const request = <A, E, R>(
   spec: OperationSpec<A, E, R>,
@@ -89,7 +95,12 @@ const request = <A, E, R>(
     return run.refuse(run.misplaced(spec.called, spec.problem))
   }
   const sequence = branch.take(1)
-  const operation = { address: `${branch.prefix}${sequence}`, kind: spec.kind, id: spec.id, fingerprint: spec.fingerprint }
+  const operation = {
+    address: `${branch.prefix}${sequence}`,
+    kind: spec.kind,
+    id: spec.id,
+    fingerprint: spec.fingerprint
+  }
   const begunOtherwise = run.begunOtherwise(operation)
   if (begunOtherwise !== null) {
     return run.refuse(run.mismatch(begunOtherwise, operation))

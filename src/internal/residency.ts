@@ -9,7 +9,7 @@ import * as Schedule from "effect/Schedule"
 import * as Stream from "effect/Stream"
 import type { StopReason, StoreError } from "../Errors.js"
 import { StoreRejected } from "../Errors.js"
-import type { AttemptRow, RunPatch, RunUpdate, StepRow, StepStore } from "../StepStore.js"
+import type { AttemptRow, RunPatch, RunRow, RunUpdate, StepRow, StepStore } from "../StepStore.js"
 import type { BodyEnd, Ending, Household, RunIdentity } from "./activeRun.js"
 import { ActiveRun, endingOf } from "./activeRun.js"
 import type { Program } from "./body.js"
@@ -50,6 +50,19 @@ export const readAll = (store: Store, run: RunIdentity) =>
         Chunk.unsafeFromArray(rows),
         rows.length < pageSize ? Option.none<number>() : Option.fromNullable(rows.at(-1)?.position)
       ] as const))).pipe(Effect.map(Chunk.toReadonlyArray))
+
+/** How a run has ended or stopped; none if it goes on. */
+export const endOf = (row: RunRow): Option.Option<RunEnd> => {
+  switch (row.status) {
+    case "COMPLETED":
+    case "FAILED":
+      return Option.some({ status: row.status, outcome: row.outcome })
+    case "STOPPED":
+      return Option.map(Option.fromNullable(row.stopReason), (reason) => ({ status: "STOPPED", reason }))
+    default:
+      return Option.none()
+  }
+}
 
 // ---------------------------------------------------------------------------------------------------------------------
 // patches
@@ -273,7 +286,10 @@ export class Residency {
       this.persist(run.update({ patch: stoppedPatch(run.now(), reason), steps, attempts }), end),
       (error) =>
         Effect.as(
-          Effect.logError(`Run ${JSON.stringify(run.workflowId)} is stopped, which could not be recorded`, error.message),
+          Effect.logError(
+            `Run ${JSON.stringify(run.workflowId)} is stopped, which could not be recorded`,
+            error.message
+          ),
           Option.some(end)
         )
     )
@@ -306,7 +322,9 @@ const evict = (run: ActiveRun): Effect.Effect<void> =>
     ended
       ? Effect.void
       : Effect.logWarning(
-        `The body of run ${JSON.stringify(run.workflowId)} would not end and was dropped: something in it cannot be interrupted`
+        `The body of run ${
+          JSON.stringify(run.workflowId)
+        } would not end and was dropped: something in it cannot be interrupted`
       ))
 
 /** What a store error that does not pass means for a run. */

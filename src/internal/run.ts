@@ -4,7 +4,15 @@ import type * as Effect from "effect/Effect"
 import type * as Option from "effect/Option"
 import type * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
-import type { NothingToResume, StartError, StopReason, StoreError, WorkflowIdConflict, WorkflowIdInvalid, WorkflowNotFound } from "../Errors.js"
+import type {
+  NothingToResume,
+  StartError,
+  StopReason,
+  StoreError,
+  WorkflowIdConflict,
+  WorkflowIdInvalid,
+  WorkflowNotFound
+} from "../Errors.js"
 import type { RunRow } from "../StepStore.js"
 
 /** What a body can know of its run. */

@@ -6,15 +6,15 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Option from "effect/Option"
 import * as Runtime from "effect/Runtime"
-import type * as Schema from "effect/Schema"
 import { defaultScheduler } from "effect/Scheduler"
+import type * as Schema from "effect/Schema"
 import type { StopReason } from "../Errors.js"
 import { LimitExceeded, RecordUndecodable, StepDied } from "../Errors.js"
 import type { StepRow, StepStatus } from "../StepStore.js"
-import type { Begun } from "./operation.js"
-import { durable } from "./operation.js"
 import { describe } from "./describe.js"
 import { nameProblem } from "./names.js"
+import type { Begun } from "./operation.js"
+import { durable } from "./operation.js"
 import type { Branch, InStep } from "./place.js"
 import { putAt } from "./place.js"
 import { CurrentStep } from "./run.js"
@@ -85,7 +85,6 @@ const begin = (
   })
   const place: InStep = { _tag: "Step", run, stepId: spec.id, ended: false }
   const started = row({ status: "IN_PROGRESS", output: null, error: null })
-  run.unfinished.set(address, started)
 
   const work = Effect.matchCauseEffect(Effect.scoped(self), {
     onFailure: (cause) => encodeFailure(cause, spec, run.household.limits.value),
@@ -145,7 +144,9 @@ const begin = (
     place.ended = true
     if (Exit.isFailure(exit)) {
       if (cut !== null) {
-        run.jot(row({ status: "FAILED", output: null, error: forPeople("cut: the body stopped waiting for this step") }))
+        run.jot(
+          row({ status: "FAILED", output: null, error: forPeople("cut: the body stopped waiting for this step") })
+        )
       } else if (!run.closed) {
         die(exit.cause)
       }
@@ -187,7 +188,9 @@ const encodeFailure = (
   if (spec.error === null) {
     return Effect.die(
       new Unrecordable(
-        `the step failed with ${String(failure.value)}, and has no error schema. Pass an \`error\` schema, or Effect.orDie to make it stop the run`
+        `the step failed with ${
+          String(failure.value)
+        }, and has no error schema. Pass an \`error\` schema, or Effect.orDie to make it stop the run`
       )
     )
   }

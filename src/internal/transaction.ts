@@ -14,6 +14,8 @@ export const withoutTransaction = <A, E, R>(self: Effect.Effect<A, E, R>): Effec
     self,
     (context: Context.Context<R>) =>
       context.unsafeMap.has(TransactionConnection.key)
-        ? Context.omit(TransactionConnection)(context as Context.Context<R | TransactionConnection>) as Context.Context<R>
+        ? Context.omit(TransactionConnection)(context as Context.Context<R | TransactionConnection>) as Context.Context<
+          R
+        >
         : context
   )

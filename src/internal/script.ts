@@ -1,0 +1,87 @@
+/** Runs without a definition: they live within the call that asked for them, and the next call takes them up. */
+import * as Deferred from "effect/Deferred"
+import * as Effect from "effect/Effect"
+import * as Either from "effect/Either"
+import * as Option from "effect/Option"
+import type * as Runtime from "effect/Runtime"
+import type { StoreError } from "../Errors.js"
+import { WorkflowIdConflict } from "../Errors.js"
+import type { RunRow, StepStore } from "../StepStore.js"
+import { ofScript } from "./body.js"
+import { endOf, type Residency } from "./residency.js"
+import { identityOf, type Roster } from "./roster.js"
+import type { RunEnd, ScriptRequest, StartRequest } from "./run.js"
+
+/** The name of runs without a definition. */
+export const scriptName = "~run"
+
+export interface ScriptOptions {
+  readonly roster: Roster
+  readonly store: StepStore["Type"]
+  /** Creates a run, owned by this worker; answers the row that was there already. */
+  readonly insert: (request: StartRequest) => Effect.Effect<RunRow | null, StoreError>
+  /** Makes a run that has ended badly claimable again, if it can be. */
+  readonly revive: (row: RunRow) => Effect.Effect<boolean, StoreError>
+}
+
+type Failure = WorkflowIdConflict | StoreError
+
+export const makeScript =
+  ({ insert, revive, roster, store }: ScriptOptions) => (request: ScriptRequest): Effect.Effect<RunEnd, Failure> =>
+    Effect.flatMap(Effect.runtime<never>(), (caller) => {
+      const { workflowId } = request
+      const program = ofScript(request.body, request.outcome, caller as Runtime.Runtime<unknown>)
+
+      /** The run lives in the caller's call: when that is interrupted, the run leaves. */
+      const stay = (residency: Residency): Effect.Effect<RunEnd, Failure> =>
+        Effect.flatMap(
+          Effect.onInterrupt(Effect.interruptible(Deferred.await(residency.ended)), () => residency.leave),
+          Option.match({ onNone: () => attend, onSome: Effect.succeed })
+        )
+
+      /** Takes the run over, unless somebody alive has it. */
+      const take = (row: RunRow): Effect.Effect<Option.Option<Residency>, StoreError> =>
+        roster.arrive(
+          roster.goneOwners(row).pipe(
+            Effect.flatMap((dead) => roster.claimRows([scriptName], workflowId, dead)),
+            Effect.flatMap((claimed) => Effect.forEach(claimed, ({ run }) => run)),
+            Effect.map(([mine]) =>
+              Option.map(Option.fromNullable(mine), (mine) => roster.inhabit(identityOf(mine), false, program))
+            )
+          )
+        )
+
+      /** Awaits the outcome of a run that lives elsewhere, or takes it over where it does not. */
+      const attend: Effect.Effect<RunEnd, Failure> = Effect.suspend(() => {
+        const watch = roster.watchers.watch(workflowId)
+        const wait = Effect.zipRight(Effect.interruptible(watch.happened), attend)
+        return roster.whileOpen.pipe(
+          Effect.zipRight(Effect.flatten(store.run(workflowId))),
+          Effect.catchTag("NoSuchElementException", Effect.die),
+          Effect.flatMap((row) =>
+            Option.match(endOf(row), {
+              onSome: Effect.succeed,
+              onNone: () =>
+                roster.residents.has(workflowId)
+                  ? wait
+                  : Effect.flatMap(take(row), Option.match({ onNone: () => wait, onSome: stay }))
+            })
+          ),
+          Effect.ensuring(watch.close)
+        )
+      })
+
+      const attach = (row: RunRow): Effect.Effect<RunEnd, Failure> =>
+        row.name === scriptName
+          ? Effect.zipRight(revive(row), attend)
+          : Effect.fail(new WorkflowIdConflict({ workflowId, existing: row.name, requested: scriptName }))
+
+      const created = () => roster.inhabit({ workflowId, name: scriptName, generation: 0, epoch: 1 }, true, program)
+      return Effect.uninterruptible(Effect.flatMap(
+        roster.arrive(Effect.map(
+          insert({ workflowId, name: scriptName, version: null, payload: null, fingerprint: "" }),
+          (row) => row === null ? Either.left(created()) : Either.right(row)
+        )),
+        Either.match({ onLeft: stay, onRight: attach })
+      ))
+    })
