@@ -92,7 +92,7 @@ const make_ = (self: Effect.Effect<unknown, unknown, unknown>, id: string, optio
  *
  * const charge = (cents: number) =>
  *   cents > 0
- *     ? Effect.succeed({ receipt: `${cents} cents` })
+ *     ? Effect.succeed({ receipt: `receipt for ${cents}` })
  *     : Effect.fail(new CardDeclined({ reason: "nothing to charge" }))
  *
  * export const payment = charge(4_200).pipe(
@@ -105,7 +105,7 @@ const make_ = (self: Effect.Effect<unknown, unknown, unknown>, id: string, optio
  * @category combinators
  */
 export const durable: {
-  <A, E, const O extends Options>(id: string, options?: O): <R>(
+  <const O extends Options>(id: string, options?: O): <A, E, R>(
     self: Effect.Effect<A, E, R> & SelfCheck<A, E, O>
   ) => Durable<A, E, R, O>
   <A, E, R, const O extends Options>(

@@ -135,7 +135,9 @@ describe.each(stores)("group commit (%s)", (_, store) => {
       assert.strictEqual(yield* Chain.execute({ n: 1, steps: 25 }), 25)
       // One for its start, one a step, one for its end.
       assert.strictEqual(commits.batches.length, 27)
-      assert.isTrue(commits.batches.every((batch) => batch.length === 1 && batch.every(({ steps }) => steps.length <= 1)))
+      assert.isTrue(
+        commits.batches.every((batch) => batch.length === 1 && batch.every(({ steps }) => steps.length <= 1))
+      )
     }).pipe(
       Effect.provide(ChainLive.pipe(Layer.provideMerge(Engine.layer), Layer.provideMerge(counted(commits, store))))
     )
@@ -185,7 +187,8 @@ describe("what the journal writes", () => {
     Effect.gen(function*() {
       const { batches, journal } = yield* harness
       yield* journal.write(insertion("a"))
-      const large = (n: number, length: number) => steps("a", row("a", n, { output: "\"".padEnd(length - 1, "x") + "\"" }))
+      const large = (n: number, length: number) =>
+        steps("a", row("a", n, { output: "\"".padEnd(length - 1, "x") + "\"" }))
       yield* Effect.forEach(
         [large(0, 3_000_000), large(1, 3_000_000), large(2, 6_000_000), large(3, 10)],
         (update) => journal.write(update),
