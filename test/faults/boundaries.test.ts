@@ -1,7 +1,7 @@
 import { readFileSync } from "node:fs"
 import { assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
-import { type CrashSimulator, SqliteStepStore, StepStore } from "perdure"
+import { type CrashSimulator, type Errors, SqliteStepStore, StepStore } from "perdure"
 import { bundle, launch } from "../support/bundle.js"
 import { temporaryFile } from "../support/stores.js"
 
