@@ -426,9 +426,15 @@ export interface Encoded {
   ) => Effect.Effect<ReadonlyArray<AttemptRowEncoded>, StoreError>
   /** Shows that a worker lives, until the scope closes or the process ends. */
   readonly register: (worker: WorkerInfo) => Effect.Effect<void, StoreError, Scope.Scope>
-  /** Registered workers that are known to be dead and still own runs. Those that own none are forgotten. */
+  /**
+   * Owners of PENDING and RUNNING runs that are known to be dead, or were never registered. Registered workers that are dead
+   * and own no run are forgotten.
+   */
   readonly dead: Effect.Effect<ReadonlyArray<string>, StoreError>
-  /** What this and other processes commit, as soon as it can be known. */
+  /**
+   * What this and other processes commit, as soon as it can be known. The first element is `null`, and says that nothing
+   * will be missed from then on.
+   */
   readonly changes: Stream.Stream<Change, StoreError>
 }
 
@@ -623,30 +629,40 @@ const lift = (encoded: Encoded, codec: PayloadCodecShape): StepStore["Type"] => 
     digest: digest([row.stepKey, row.attempt, codec.name, error])
   })
 
-  // The identity codec is the common one, and this is the hot path: no Effect for each payload there.
-  const sealUpdate = (update: RunUpdate): Effect.Effect<RunUpdateEncoded, StoreError> =>
-    plain
-      ? Effect.succeed(toUpdate(
-        update,
-        update.insert?.payload ?? null,
-        update.patch?.outcome ?? null,
-        update.steps.map((step) => sealStep(update.workflowId, step, step.output, step.error)),
-        update.attempts.map((row) => attempt(row, row.error))
-      ))
-      : Effect.gen(function*() {
-        const id = update.workflowId
-        return toUpdate(
-          update,
-          yield* seal(id, update.insert?.payload ?? null),
-          yield* seal(id, update.patch?.outcome ?? null),
-          yield* Effect.forEach(update.steps, (step) =>
-            Effect.zipWith(seal(id, step.output), seal(id, step.error), (output, error) =>
-              sealStep(id, step, output, error))),
-          yield* Effect.forEach(update.attempts, (row) =>
-            Effect.map(sealText(id, row.error), (error) =>
-              attempt(row, error)))
-        )
-      })
+  // The identity codec is the common one, and this is the hot path: no Effect for each update there.
+  const sealPlain = (update: RunUpdate): RunUpdateEncoded =>
+    toUpdate(
+      update,
+      update.insert?.payload ?? null,
+      update.patch?.outcome ?? null,
+      update.steps.map((step) => sealStep(update.workflowId, step, step.output, step.error)),
+      update.attempts.map((row) => attempt(row, row.error))
+    )
+
+  const sealCoded = Effect.fnUntraced(function*(update: RunUpdate) {
+    const id = update.workflowId
+    return toUpdate(
+      update,
+      yield* seal(id, update.insert?.payload ?? null),
+      yield* seal(id, update.patch?.outcome ?? null),
+      yield* Effect.forEach(
+        update.steps,
+        (step) =>
+          Effect.zipWith(
+            seal(id, step.output),
+            seal(id, step.error),
+            (output, error) => sealStep(id, step, output, error)
+          )
+      ),
+      yield* Effect.forEach(
+        update.attempts,
+        (row) => Effect.map(sealText(id, row.error), (error) => attempt(row, error))
+      )
+    )
+  })
+
+  const sealAll = (batch: ReadonlyArray<RunUpdate>): Effect.Effect<ReadonlyArray<RunUpdateEncoded>, StoreError> =>
+    plain ? Effect.sync(() => batch.map(sealPlain)) : Effect.forEach(batch, sealCoded)
 
   // -- from the database
 
@@ -728,6 +744,13 @@ const lift = (encoded: Encoded, codec: PayloadCodecShape): StepStore["Type"] => 
       ? Effect.map(openRun(answer.run), (run) => ({ _tag: "Exists", run }))
       : Effect.succeed(answer)
 
+  const isOpened = (answer: CommitAnswer<unknown>): answer is CommitAnswer<never> => answer._tag !== "Exists"
+
+  const openAnswers = (
+    answers: ReadonlyArray<CommitAnswer<RunRowEncoded>>
+  ): Effect.Effect<ReadonlyArray<CommitAnswer>, StoreError> =>
+    answers.every(isOpened) ? Effect.succeed(answers) : Effect.forEach(answers, openAnswer)
+
   const openAll = <Row, A>(
     rows: Effect.Effect<ReadonlyArray<Row>, StoreError>,
     each: (row: Row) => Effect.Effect<A, StoreError>
@@ -737,7 +760,7 @@ const lift = (encoded: Encoded, codec: PayloadCodecShape): StepStore["Type"] => 
     interfaceVersion: 1,
     target: encoded.target,
     namespace: encoded.namespace,
-    commit: (batch) => openAll(Effect.flatMap(Effect.forEach(batch, sealUpdate), encoded.commit), openAnswer),
+    commit: (batch) => withoutTransaction(Effect.flatMap(Effect.flatMap(sealAll(batch), encoded.commit), openAnswers)),
     claim: (options) =>
       openAll(encoded.claim(options), (row) =>
         Effect.map(Effect.either(openRun(row)), (run): Claimed => ({

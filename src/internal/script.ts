@@ -41,15 +41,15 @@ export const makeScript =
 
       /** Takes the run over, unless somebody alive has it. */
       const take = (row: RunRow): Effect.Effect<Option.Option<Residency>, StoreError> =>
-        roster.arrive(
-          roster.goneOwners(row).pipe(
-            Effect.flatMap((dead) => roster.claimRows([scriptName], workflowId, dead)),
-            Effect.flatMap((claimed) => Effect.forEach(claimed, ({ run }) => run)),
-            Effect.map(([mine]) =>
-              Option.map(Option.fromNullable(mine), (mine) => roster.inhabit(identityOf(mine), false, program))
+        Effect.flatMap(roster.goneOwners(row), (dead) =>
+          roster.arrive(
+            roster.claimRows([scriptName], workflowId, dead).pipe(
+              Effect.flatMap((claimed) => Effect.forEach(claimed, ({ run }) => run)),
+              Effect.map(([mine]) =>
+                Option.map(Option.fromNullable(mine), (mine) => roster.inhabit(identityOf(mine), false, program))
+              )
             )
-          )
-        )
+          ))
 
       /** Awaits the outcome of a run that lives elsewhere, or takes it over where it does not. */
       const attend: Effect.Effect<RunEnd, Failure> = Effect.suspend(() => {

@@ -292,6 +292,7 @@ export class Sequencer {
       if (!this.loading) {
         this.loading = true
         this.around.loadAfter(this.lastPosition)
+        return !this.loading
       }
       return false
     }

@@ -1,0 +1,353 @@
+/**
+ * A store that lives in the memory of the process, for tests and for programs whose runs need not outlive them.
+ *
+ * It answers as the database stores do. Engines that share one layer instance are workers of one store; when the process
+ * ends, everything is gone.
+ *
+ * @since 0.1.0
+ */
+import * as Effect from "effect/Effect"
+import * as HashMap from "effect/HashMap"
+import * as Layer from "effect/Layer"
+import * as Option from "effect/Option"
+import * as Order from "effect/Order"
+import * as RedBlackTree from "effect/RedBlackTree"
+import { StoreRejected } from "./Errors.js"
+import { ChangeHub } from "./internal/changeHub.js"
+import { invariant } from "./internal/invariant.js"
+import * as StepStore from "./StepStore.js"
+
+// ---------------------------------------------------------------------------------------------------------------------
+// models
+// ---------------------------------------------------------------------------------------------------------------------
+
+/**
+ * @since 0.1.0
+ * @category models
+ */
+export interface Options {
+  /** Goes into `Step.idempotencyKey`; "default" unless given. */
+  readonly namespace?: string
+}
+
+/** What is recorded of one generation of a run. */
+interface Records {
+  readonly steps: HashMap.HashMap<string, StepStore.StepRowEncoded>
+  /** The keys of final rows, by position. */
+  readonly history: RedBlackTree.RedBlackTree<number, string>
+  readonly attempts: HashMap.HashMap<string, StepStore.AttemptRowEncoded>
+}
+
+/** Immutable, so that a batch that fails half-way leaves nothing behind. */
+interface State {
+  readonly runs: HashMap.HashMap<string, StepStore.RunRowEncoded>
+  readonly records: HashMap.HashMap<string, Records>
+}
+
+const empty: State = { runs: HashMap.empty(), records: HashMap.empty() }
+
+const noRecords: Records = {
+  steps: HashMap.empty(),
+  history: RedBlackTree.empty(Order.number),
+  attempts: HashMap.empty()
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// layers
+// ---------------------------------------------------------------------------------------------------------------------
+
+/**
+ * A store in memory.
+ *
+ * @param options - the namespace that goes into `Step.idempotencyKey`
+ * @example
+ * ```ts
+ * import { Effect } from "effect"
+ * import { MemoryStepStore, StepStore } from "perdure"
+ *
+ * export const program = Effect.flatMap(StepStore.StepStore, (store) => store.runs({ after: null, limit: 10 })).pipe(
+ *   Effect.provide(MemoryStepStore.layerWith({ namespace: "tests" }))
+ * )
+ * ```
+ * @since 0.1.0
+ * @category layers
+ */
+export const layerWith = (options: Options): Layer.Layer<StepStore.StepStore> =>
+  Layer.effect(StepStore.StepStore, Effect.suspend(() => StepStore.make(make(options.namespace ?? "default"))))
+
+/**
+ * A store in memory, in the namespace "default".
+ *
+ * @example
+ * ```ts
+ * import { Effect } from "effect"
+ * import { MemoryStepStore, StepStore } from "perdure"
+ *
+ * export const program = Effect.flatMap(StepStore.StepStore, (store) => store.runs({ after: null, limit: 10 })).pipe(
+ *   Effect.provide(MemoryStepStore.layer)
+ * )
+ * ```
+ * @since 0.1.0
+ * @category layers
+ */
+export const layer: Layer.Layer<StepStore.StepStore> = layerWith({})
+
+// ---------------------------------------------------------------------------------------------------------------------
+// helpers
+// ---------------------------------------------------------------------------------------------------------------------
+
+const target = "the store in memory"
+
+const rejected = (detail: string) => new StoreRejected({ target, detail })
+
+const recordsKey = (workflowId: string, generation: number) => `${generation}:${workflowId}`
+
+const recordsOf = (state: State, workflowId: string, generation: number): Records =>
+  Option.getOrElse(HashMap.get(state.records, recordsKey(workflowId, generation)), () => noRecords)
+
+const runOf = (state: State, workflowId: string): StepStore.RunRowEncoded | null =>
+  Option.getOrNull(HashMap.get(state.runs, workflowId))
+
+const isOpen = (run: StepStore.RunRowEncoded) => run.status === "PENDING" || run.status === "RUNNING"
+
+/** The order of databases, which compare the bytes of the text. */
+const byBytes: Order.Order<string> = Order.make((self, that) =>
+  Buffer.compare(Buffer.from(self), Buffer.from(that)) as -1 | 0 | 1
+)
+
+const byKey = Order.mapInput(byBytes, (row: { readonly stepKey: string }) => row.stepKey)
+
+const byAttempt = Order.combine(byKey, Order.mapInput(Order.number, (row: StepStore.AttemptRow) => row.attempt))
+
+const byId = Order.mapInput(byBytes, (row: StepStore.RunSummaryEncoded) => row.workflowId)
+
+const byAge = Order.combine(Order.mapInput(Order.number, (row: StepStore.RunSummaryEncoded) => row.createdAt), byId)
+
+/** What comes after the key, in order, at most `limit` of it. */
+const pageOf = <Row>(
+  rows: Iterable<Row>,
+  order: Order.Order<Row>,
+  keyOf: (row: Row) => string,
+  page: StepStore.Page<string>
+): ReadonlyArray<Row> =>
+  Array.from(rows)
+    .filter((row) => page.after === null || byBytes(keyOf(row), page.after) > 0)
+    .sort(order)
+    .slice(0, page.limit)
+
+const toRunSummary = (run: StepStore.RunRowEncoded): StepStore.RunSummaryEncoded => ({
+  workflowId: run.workflowId,
+  generation: run.generation,
+  name: run.name,
+  version: run.version,
+  status: run.status,
+  owner: run.owner,
+  epoch: run.epoch,
+  createdAt: run.createdAt,
+  updatedAt: run.updatedAt,
+  endedAt: run.endedAt
+})
+
+const toStepSummary = (step: StepStore.StepRowEncoded): StepStore.StepSummaryEncoded => ({
+  stepKey: step.stepKey,
+  stepId: step.stepId,
+  kind: step.kind,
+  sequence: step.sequence,
+  status: step.status,
+  position: step.position,
+  attempt: step.attempt,
+  epoch: step.epoch,
+  final: step.final,
+  startedAt: step.startedAt,
+  updatedAt: step.updatedAt
+})
+
+const toRun = (update: StepStore.RunUpdateEncoded, insert: StepStore.RunInsertEncoded): StepStore.RunRowEncoded => ({
+  workflowId: update.workflowId,
+  generation: update.generation,
+  name: insert.name,
+  version: insert.version,
+  status: insert.status,
+  owner: insert.owner,
+  epoch: update.epoch,
+  createdAt: insert.createdAt,
+  updatedAt: insert.createdAt,
+  endedAt: null,
+  stopReason: null,
+  fingerprint: insert.fingerprint,
+  payload: insert.payload,
+  payloadCodec: insert.payloadCodec,
+  payloadDigest: insert.payloadDigest,
+  outcome: null,
+  outcomeCodec: null,
+  outcomeDigest: null
+})
+
+const reopen = Effect.fnUntraced(function*(records: Records, stepKey: string) {
+  const step = Option.getOrNull(HashMap.get(records.steps, stepKey))
+  if (step === null || step.final === 0 || step.status !== "FAILED") {
+    return yield* rejected(`${stepKey} cannot be opened again: it is no final FAILED record`)
+  }
+  invariant(step.position !== null, "a final record has a position")
+  return {
+    ...records,
+    steps: HashMap.set(records.steps, stepKey, { ...step, final: 0, position: null }),
+    history: RedBlackTree.removeFirst(records.history, step.position)
+  }
+})
+
+const putStep = Effect.fnUntraced(function*(records: Records, step: StepStore.StepRowEncoded) {
+  const old = HashMap.get(records.steps, step.stepKey)
+  if (Option.exists(old, (row) => row.final === 1)) {
+    return yield* rejected(`${step.stepKey}: a final record is never overwritten`)
+  }
+  const steps = HashMap.set(records.steps, step.stepKey, step)
+  if (step.final === 0) {
+    return { ...records, steps }
+  }
+  if (step.position === null || RedBlackTree.has(records.history, step.position)) {
+    return yield* rejected(`${step.stepKey}: a final record has a position of its own`)
+  }
+  return { ...records, steps, history: RedBlackTree.insert(records.history, step.position, step.stepKey) }
+})
+
+const putAttempt = Effect.fnUntraced(function*(records: Records, row: StepStore.AttemptRowEncoded) {
+  const key = `${row.attempt}:${row.stepKey}`
+  if (HashMap.has(records.attempts, key)) {
+    return yield* rejected(`attempt ${row.attempt} of ${row.stepKey} is recorded already`)
+  }
+  return { ...records, attempts: HashMap.set(records.attempts, key, row) }
+})
+
+const make = (namespace: string): StepStore.Encoded => {
+  const hub = new ChangeHub()
+  const workers = new Set<string>()
+  let state = empty
+
+  const read = <A>(answer: (state: State) => A): Effect.Effect<A> => Effect.sync(() => answer(state))
+
+  /** One update on top of a state: the next state, and the answer. */
+  const apply = Effect.fnUntraced(function*(before: State, update: StepStore.RunUpdateEncoded) {
+    const found = runOf(before, update.workflowId)
+    if (update.insert !== null && found !== null) {
+      return [before, { _tag: "Exists", run: found }] as const
+    }
+    const run = update.insert === null ? found : toRun(update, update.insert)
+    if (run === null || run.epoch !== update.epoch) {
+      return [before, { _tag: "Fenced" }] as const
+    }
+    let records = recordsOf(before, update.workflowId, update.generation)
+    for (const stepKey of update.reopen) {
+      records = yield* reopen(records, stepKey)
+    }
+    for (const step of update.steps) {
+      records = yield* putStep(records, step)
+    }
+    for (const row of update.attempts) {
+      records = yield* putAttempt(records, row)
+    }
+    const after: State = {
+      runs: HashMap.set(before.runs, update.workflowId, { ...run, ...update.patch }),
+      records: HashMap.set(before.records, recordsKey(update.workflowId, update.generation), records)
+    }
+    return [after, { _tag: "Accepted" }] as const
+  })
+
+  /** Like a database's, a transaction here is one turn of the event loop: nobody sees or changes a state half-way. */
+  const commit = (batch: ReadonlyArray<StepStore.RunUpdateEncoded>) =>
+    Effect.suspend(() => {
+      invariant(new Set(batch.map((update) => update.workflowId)).size === batch.length, "a run stands in a batch once")
+      return Effect.runSyncExit(Effect.gen(function*() {
+        const answers: Array<StepStore.CommitAnswer<StepStore.RunRowEncoded>> = []
+        const written: Array<string> = []
+        let next = state
+        for (const update of batch) {
+          const [after, answer] = yield* apply(next, update)
+          if (answer._tag === "Accepted") {
+            written.push(update.workflowId)
+          }
+          next = after
+          answers.push(answer)
+        }
+        state = next
+        hub.publish(written)
+        return answers
+      }))
+    })
+
+  const claim = (options: StepStore.ClaimOptions) =>
+    Effect.sync(() => {
+      const names = options.names
+      const dead = new Set(options.dead)
+      const claimed = Array.from(HashMap.values(state.runs))
+        .filter((run) =>
+          isOpen(run) &&
+          (run.owner === null || dead.has(run.owner)) &&
+          (names === null || names.includes(run.name)) &&
+          (options.workflowId === null || options.workflowId === run.workflowId)
+        )
+        .sort(byAge)
+        .slice(0, options.limit)
+        .map((run) => ({
+          ...run,
+          owner: options.worker,
+          epoch: run.epoch + 1,
+          status: "RUNNING",
+          updatedAt: options.at
+        }))
+      state = {
+        ...state,
+        runs: claimed.reduce((runs, run) => HashMap.set(runs, run.workflowId, run), state.runs)
+      }
+      hub.publish(claimed.map((run) => run.workflowId))
+      return claimed
+    })
+
+  const history = (state: State, workflowId: string, generation: number, page: StepStore.Page<number>) => {
+    const { history, steps } = recordsOf(state, workflowId, generation)
+    const rows: Array<StepStore.StepRowEncoded> = []
+    for (const [, stepKey] of RedBlackTree.greaterThan(history, page.after ?? -1)) {
+      if (rows.length >= page.limit) {
+        break
+      }
+      rows.push(HashMap.unsafeGet(steps, stepKey))
+    }
+    return rows
+  }
+
+  return {
+    target,
+    namespace,
+    commit,
+    claim,
+    run: (workflowId) => read((state) => runOf(state, workflowId)),
+    history: (workflowId, generation, page) => read((state) => history(state, workflowId, generation, page)),
+    unfinished: (workflowId, generation) =>
+      read((state) =>
+        Array.from(HashMap.values(recordsOf(state, workflowId, generation).steps))
+          .filter((step) => step.final === 0)
+          .sort(byKey)
+      ),
+    steps: (workflowId, generation, page) =>
+      read((state) =>
+        pageOf(HashMap.values(recordsOf(state, workflowId, generation).steps), byKey, (step) => step.stepKey, page)
+          .map(toStepSummary)
+      ),
+    runs: (page) =>
+      read((state) => pageOf(HashMap.values(state.runs), byId, (run) => run.workflowId, page).map(toRunSummary)),
+    attempts: (workflowId, generation) =>
+      read((state) => Array.from(HashMap.values(recordsOf(state, workflowId, generation).attempts)).sort(byAttempt)),
+    register: (worker) =>
+      Effect.asVoid(Effect.acquireRelease(
+        Effect.sync(() => workers.add(worker.id)),
+        () => Effect.sync(() => workers.delete(worker.id))
+      )),
+    dead: read((state) => {
+      const owners = Array.from(HashMap.values(state.runs)).flatMap((run) =>
+        isOpen(run) && run.owner !== null ? [run.owner] : []
+      )
+      return Array.from(new Set(owners)).filter((owner) => !workers.has(owner)).sort(byBytes)
+    }),
+    changes: hub.changes(() => Effect.void)
+  }
+}

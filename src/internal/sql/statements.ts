@@ -1,0 +1,367 @@
+/** The text of every statement, for a dialect and a table prefix. Values are always bound. */
+import type * as StepStore from "../../StepStore.js"
+import type { Dialect } from "./dialect.js"
+
+export type Value = string | number | null
+
+const runSummaryFields = [
+  "workflowId",
+  "generation",
+  "name",
+  "version",
+  "status",
+  "owner",
+  "epoch",
+  "createdAt",
+  "updatedAt",
+  "endedAt"
+] as const satisfies ReadonlyArray<keyof StepStore.RunSummaryEncoded>
+
+/** Payloads come last, here as in the tables: a listing then does not read the pages that only they are on. */
+const runFields = [
+  ...runSummaryFields,
+  "stopReason",
+  "fingerprint",
+  "payloadCodec",
+  "payloadDigest",
+  "outcomeCodec",
+  "outcomeDigest",
+  "payload",
+  "outcome"
+] as const satisfies ReadonlyArray<keyof StepStore.RunRowEncoded>
+
+const patchFields = [
+  "status",
+  "owner",
+  "stopReason",
+  "updatedAt",
+  "endedAt",
+  "outcomeCodec",
+  "outcomeDigest",
+  "outcome"
+] as const satisfies ReadonlyArray<keyof StepStore.RunPatchEncoded>
+
+const insertFields = [
+  "name",
+  "version",
+  "status",
+  "owner",
+  "fingerprint",
+  "payloadCodec",
+  "payloadDigest",
+  "payload"
+] as const satisfies ReadonlyArray<keyof StepStore.RunInsertEncoded>
+
+const stepSummaryFields = [
+  "stepKey",
+  "stepId",
+  "kind",
+  "sequence",
+  "status",
+  "position",
+  "attempt",
+  "epoch",
+  "final",
+  "startedAt",
+  "updatedAt"
+] as const satisfies ReadonlyArray<keyof StepStore.StepSummaryEncoded>
+
+const stepFields = [
+  ...stepSummaryFields,
+  "fingerprint",
+  "codec",
+  "digest",
+  "output",
+  "error"
+] as const satisfies ReadonlyArray<keyof StepStore.StepRowEncoded>
+
+const attemptFields = [
+  "stepKey",
+  "attempt",
+  "startedAt",
+  "endedAt",
+  "codec",
+  "digest",
+  "error"
+] as const satisfies ReadonlyArray<keyof StepStore.AttemptRowEncoded>
+
+/** A row that belongs to a run. */
+export interface Of<Row> {
+  readonly workflowId: string
+  readonly generation: number
+  readonly row: Row
+}
+
+/** A run to be created, as its columns want it. */
+interface NewRun extends Omit<StepStore.RunInsertEncoded, "createdAt"> {
+  readonly epoch: number
+  readonly createdAt: number
+}
+
+const column = (field: string) => field.replace(/[A-Z]/g, (letter) => `_${letter.toLowerCase()}`)
+
+const columns = (fields: ReadonlyArray<string>) => fields.map(column).join(", ")
+
+/** Rows come back under the names that the encoded models have. */
+const selection = (fields: ReadonlyArray<string>) => fields.map((field) => `${column(field)} AS "${field}"`).join(", ")
+
+const holes = (count: number) => `(${Array.from({ length: count }, () => "?").join(", ")})`
+
+const rowsOfHoles = (rows: number, count: number) => Array.from({ length: rows }, () => holes(count)).join(", ")
+
+/** A statement that writes so many rows with one execution. */
+export interface Sized {
+  readonly rows: number
+  readonly sql: string
+}
+
+/** How rows of one kind are written. Few sizes, so that each statement is prepared once. */
+export interface Many<Row> {
+  readonly several: ReadonlyArray<Sized>
+  readonly single: Sized
+  readonly bind: (values: Array<Value>, row: Row) => void
+  /** Characters of payload in a row. */
+  readonly weight: (row: Row) => number
+}
+
+const many = <Row>(
+  sql: (rows: number) => string,
+  bind: (values: Array<Value>, row: Row) => void,
+  weight: (row: Row) => number
+): Many<Row> => {
+  const sized = (rows: number): Sized => ({ rows, sql: sql(rows) })
+  return { several: [64, 8].map(sized), single: sized(1), bind, weight }
+}
+
+const length = (text: string | null) => text === null ? 0 : text.length
+
+/** The statuses of the runs that somebody drives or should. The index on them is found by this very text. */
+const isOpen = "status IN ('PENDING', 'RUNNING')"
+
+/**
+ * Nobody is the empty text here: then "nobody, or one of these" is one list, and a search of the index for each of it.
+ */
+const ownerOrNobody = "coalesce(owner, '')"
+
+export const make = (dialect: Dialect, prefix: string, namespace: string) => {
+  const workflows = `${prefix}workflows`
+  const steps = `${prefix}steps`
+  const attempts = `${prefix}attempts`
+  const workers = `${prefix}workers`
+
+  const stepColumns = ["namespace", "workflowId", "generation", ...stepFields]
+  const intoSteps = `INSERT INTO ${steps} (${columns(stepColumns)})`
+  // A final record stays as it is: 2 is against the constraint of that name, so that the whole statement is undone.
+  const ontoOldStep = `ON CONFLICT (namespace, workflow_id, generation, step_key) DO UPDATE SET ${
+    stepFields.slice(1)
+      .map((field) =>
+        field === "final"
+          ? `final = CASE ${steps}.final WHEN 0 THEN excluded.final ELSE 2 END`
+          : `${column(field)} = excluded.${column(field)}`
+      )
+      .join(", ")
+  }`
+
+  const bindStep = (values: Array<Value>, of: Of<StepStore.StepRowEncoded>) => {
+    values.push(namespace, of.workflowId, of.generation)
+    for (const field of stepFields) {
+      values.push(of.row[field])
+    }
+  }
+
+  /** Inserts so many steps of one run, if the run is in the epoch given last: a transaction in one statement. */
+  const fencedSteps = (rows: number) =>
+    `${intoSteps} SELECT * FROM (VALUES ${rowsOfHoles(rows, stepColumns.length)}) WHERE EXISTS (` +
+    `SELECT 1 FROM ${workflows} WHERE namespace = ? AND workflow_id = ? AND epoch = ?) ${ontoOldStep}`
+
+  const insertColumns = ["namespace", "workflowId", "generation", "epoch", "createdAt", "updatedAt", ...insertFields]
+
+  return {
+    namespace,
+    begin: dialect.begin,
+    commit: "COMMIT",
+    rollback: "ROLLBACK",
+
+    // -- commit
+
+    fencedSteps: [1, 2, 3].map(fencedSteps),
+    epochs: `SELECT workflow_id AS "workflowId", epoch FROM ${workflows} ` +
+      `WHERE namespace = ? AND ${dialect.isAmong("workflow_id")}`,
+    insertRuns: many<Of<NewRun>>(
+      (rows) =>
+        `INSERT INTO ${workflows} (${columns(insertColumns)}) VALUES ${rowsOfHoles(rows, insertColumns.length)}`,
+      (values, { generation, row, workflowId }) => {
+        values.push(namespace, workflowId, generation, row.epoch, row.createdAt, row.createdAt)
+        for (const field of insertFields) {
+          values.push(row[field])
+        }
+      },
+      ({ row }) => length(row.payload)
+    ),
+    patchRuns: many<Of<StepStore.RunPatchEncoded>>(
+      (rows) =>
+        `WITH patch (space, id, ${columns(patchFields)}) AS (VALUES ${rowsOfHoles(rows, patchFields.length + 2)}) ` +
+        `UPDATE ${workflows} SET ${
+          patchFields.map((field) => `${column(field)} = patch.${column(field)}`).join(", ")
+        } ` +
+        `FROM patch WHERE namespace = patch.space AND workflow_id = patch.id`,
+      (values, { row, workflowId }) => {
+        values.push(namespace, workflowId)
+        for (const field of patchFields) {
+          values.push(row[field])
+        }
+      },
+      ({ row }) => length(row.outcome)
+    ),
+    reopenStep: `UPDATE ${steps} SET final = 0, position = NULL WHERE namespace = ? AND workflow_id = ? ` +
+      `AND generation = ? AND step_key = ? AND final = 1 AND status = 'FAILED'`,
+    putSteps: many<Of<StepStore.StepRowEncoded>>(
+      (rows) => `${intoSteps} VALUES ${rowsOfHoles(rows, stepColumns.length)} ${ontoOldStep}`,
+      bindStep,
+      ({ row }) => length(row.output) + length(row.error)
+    ),
+    insertAttempts: many<Of<StepStore.AttemptRowEncoded>>(
+      (rows) =>
+        `INSERT INTO ${attempts} (namespace, workflow_id, generation, ${columns(attemptFields)}) ` +
+        `VALUES ${rowsOfHoles(rows, attemptFields.length + 3)}`,
+      (values, { generation, row, workflowId }) => {
+        values.push(namespace, workflowId, generation)
+        for (const field of attemptFields) {
+          values.push(row[field])
+        }
+      },
+      ({ row }) => length(row.error)
+    ),
+    bindStep,
+
+    // -- claim
+
+    claimable: claimable(`SELECT workflow_id FROM ${workflows}`, dialect),
+    claim: `UPDATE ${workflows} SET owner = ?, epoch = epoch + 1, status = 'RUNNING', updated_at = ? ` +
+      `WHERE namespace = ? AND workflow_id IN (${claimable(`SELECT workflow_id FROM ${workflows}`, dialect)}) ` +
+      `RETURNING ${selection(runFields)}`,
+
+    // -- reads
+
+    run: `SELECT ${selection(runFields)} FROM ${workflows} WHERE namespace = ? AND workflow_id = ?`,
+    runsAmong: `SELECT ${selection(runFields)} FROM ${workflows} ` +
+      `WHERE namespace = ? AND ${dialect.isAmong("workflow_id")}`,
+    runs: `SELECT ${selection(runSummaryFields)} FROM ${workflows} WHERE namespace = ? AND workflow_id > ? ` +
+      `ORDER BY workflow_id LIMIT ?`,
+    history: `SELECT ${selection(stepFields)} FROM ${steps} WHERE namespace = ? AND workflow_id = ? ` +
+      `AND generation = ? AND final = 1 AND position > ? ORDER BY position LIMIT ?`,
+    unfinished: `SELECT ${selection(stepFields)} FROM ${steps} WHERE namespace = ? AND workflow_id = ? ` +
+      `AND generation = ? AND final = 0 ORDER BY step_key`,
+    steps: `SELECT ${selection(stepSummaryFields)} FROM ${steps} WHERE namespace = ? AND workflow_id = ? ` +
+      `AND generation = ? AND step_key > ? ORDER BY step_key LIMIT ?`,
+    attempts: `SELECT ${selection(attemptFields)} FROM ${attempts} WHERE namespace = ? AND workflow_id = ? ` +
+      `AND generation = ? ORDER BY step_key, attempt`,
+
+    // -- workers
+
+    insertWorker: `INSERT INTO ${workers} (namespace, id, host, pid, started_at) VALUES (?, ?, ?, ?, ?) ` +
+      `ON CONFLICT (namespace, id) DO UPDATE SET host = excluded.host, pid = excluded.pid, ` +
+      `started_at = excluded.started_at`,
+    deleteWorkers: `DELETE FROM ${workers} WHERE namespace = ? AND ${dialect.isAmong("id")}`,
+    workers: `SELECT id FROM ${workers} WHERE namespace = ?`,
+    // From each owner to the next one in the index: as many steps as there are owners, however many runs they have.
+    owners: `WITH RECURSIVE owners (id) AS (SELECT '' UNION ALL SELECT (SELECT ${ownerOrNobody} FROM ${workflows} ` +
+      `WHERE namespace = ? AND ${isOpen} AND ${ownerOrNobody} > owners.id ORDER BY ${ownerOrNobody} LIMIT 1) ` +
+      `FROM owners WHERE id IS NOT NULL) SELECT id FROM owners WHERE id > ''`
+  }
+}
+
+export type Statements = ReturnType<typeof make>
+
+const claimable = (select: string, dialect: Dialect) =>
+  `${select} WHERE namespace = ? AND ${isOpen} AND ${dialect.isAmong(ownerOrNobody)} ` +
+  `AND (? OR ${dialect.isAmong("name")}) AND (? OR workflow_id = ?) ORDER BY created_at, workflow_id LIMIT ?`
+
+/** The tables, a list of statements for each version. Forward only: what is released is never edited. */
+export const migrations = (dialect: Dialect, prefix: string): ReadonlyArray<ReadonlyArray<string>> => [
+  [
+    // Rows of one commit belong to many runs. In a table kept in the order of its key, each would land on a page of its
+    // own together with its payload; here the rows are appended, and only short index entries are scattered.
+    `CREATE TABLE ${prefix}workflows (
+      namespace TEXT NOT NULL,
+      workflow_id TEXT NOT NULL,
+      generation INTEGER NOT NULL,
+      name TEXT NOT NULL,
+      version TEXT,
+      status TEXT NOT NULL
+        CHECK (status IN ('PENDING', 'RUNNING', 'SUSPENDED', 'STOPPED', 'COMPLETED', 'FAILED', 'CANCELLED')),
+      owner TEXT,
+      epoch INTEGER NOT NULL,
+      created_at INTEGER NOT NULL,
+      updated_at INTEGER NOT NULL,
+      ended_at INTEGER,
+      stop_reason TEXT,
+      fingerprint TEXT NOT NULL,
+      payload_codec TEXT,
+      payload_digest TEXT,
+      outcome_codec TEXT,
+      outcome_digest TEXT,
+      payload TEXT,
+      outcome TEXT,
+      PRIMARY KEY (namespace, workflow_id)
+    ) ${dialect.heap}`,
+    `CREATE INDEX ${prefix}workflows_open ON ${prefix}workflows (namespace, ${ownerOrNobody}, created_at, workflow_id)
+      WHERE ${isOpen}`,
+    `CREATE TABLE ${prefix}steps (
+      namespace TEXT NOT NULL,
+      workflow_id TEXT NOT NULL,
+      generation INTEGER NOT NULL,
+      step_key TEXT NOT NULL,
+      step_id TEXT NOT NULL,
+      kind TEXT NOT NULL,
+      sequence INTEGER NOT NULL,
+      status TEXT NOT NULL CHECK (status IN ('IN_PROGRESS', 'COMPLETED', 'FAILED')),
+      position INTEGER,
+      attempt INTEGER NOT NULL,
+      epoch INTEGER NOT NULL,
+      final INTEGER NOT NULL CONSTRAINT "a final record is never overwritten" CHECK (final IN (0, 1)),
+      started_at INTEGER NOT NULL,
+      updated_at INTEGER NOT NULL,
+      fingerprint TEXT,
+      codec TEXT,
+      digest TEXT,
+      output TEXT,
+      error TEXT,
+      PRIMARY KEY (namespace, workflow_id, generation, step_key),
+      CONSTRAINT "a final record has a position" CHECK (final = 0 OR position IS NOT NULL)
+    ) ${dialect.heap}`,
+    // A history is read by position, and a page of it must not cost the whole run; that no two records share a
+    // position comes for nothing.
+    `CREATE UNIQUE INDEX ${prefix}steps_history ON ${prefix}steps (namespace, workflow_id, generation, position)
+      WHERE final = 1`,
+    `CREATE TABLE ${prefix}attempts (
+      namespace TEXT NOT NULL,
+      workflow_id TEXT NOT NULL,
+      generation INTEGER NOT NULL,
+      step_key TEXT NOT NULL,
+      attempt INTEGER NOT NULL,
+      started_at INTEGER NOT NULL,
+      ended_at INTEGER NOT NULL,
+      codec TEXT,
+      digest TEXT,
+      error TEXT NOT NULL,
+      PRIMARY KEY (namespace, workflow_id, generation, step_key, attempt)
+    ) ${dialect.keyed}`,
+    `CREATE TABLE ${prefix}signals (
+      namespace TEXT NOT NULL,
+      workflow_id TEXT NOT NULL,
+      signal_id TEXT NOT NULL,
+      name TEXT NOT NULL,
+      sent_at INTEGER NOT NULL,
+      PRIMARY KEY (namespace, workflow_id, signal_id)
+    ) ${dialect.keyed}`,
+    `CREATE TABLE ${prefix}workers (
+      namespace TEXT NOT NULL,
+      id TEXT NOT NULL,
+      host TEXT NOT NULL,
+      pid INTEGER NOT NULL,
+      started_at INTEGER NOT NULL,
+      PRIMARY KEY (namespace, id)
+    ) ${dialect.keyed}`
+  ]
+]

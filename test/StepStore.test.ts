@@ -1,0 +1,394 @@
+import { SqlClient } from "@effect/sql"
+import { SqliteClient } from "@effect/sql-sqlite-node"
+import { describe, expect, it, layer } from "@effect/vitest"
+import { Effect, Either, FastCheck, Layer, Stream } from "effect"
+import { Errors, MemoryStepStore, PayloadCodec, SqliteStepStore, StepStore, StepStoreConformance } from "perdure"
+import { completed, everything, newRun, patch, update } from "./suites/rows.js"
+import { sqliteLayer, stores } from "./suites/stores.js"
+
+describe.each(stores)("StepStore (%s)", (_, store) => {
+  layer(store)((it) => {
+    for (const { effect, name } of StepStoreConformance.cases) {
+      it.effect(name, () => effect)
+    }
+  })
+})
+
+describe("StepStoreConformance", () => {
+  it.effect("accepts a store that now and then tells of changes without saying of which runs", () =>
+    Effect.gen(function*() {
+      const store = yield* StepStore.StepStore
+      const vague = { ...store, changes: Stream.intersperse(store.changes, null) }
+      const one = StepStoreConformance.cases.find((one) => one.name.startsWith("whoever listens is told"))!
+      yield* Effect.provideService(one.effect, StepStore.StepStore, vague)
+    }).pipe(Effect.provide(MemoryStepStore.layer)))
+
+  it.effect("says what a store does wrong", () =>
+    Effect.gen(function*() {
+      const store = yield* StepStore.StepStore
+      const forgetful = { ...store, history: () => Effect.succeed([]) }
+      const one = StepStoreConformance.cases.find((one) => one.name.startsWith("an outcome takes the place"))!
+      const failure = yield* Effect.flip(Effect.provideService(one.effect, StepStore.StepStore, forgetful))
+      expect(String(failure)).toMatch(/the history then: expected \[.*final: true.*got \[\]/s)
+    }).pipe(Effect.provide(MemoryStepStore.layer)))
+
+  it.effect("says when a store accepts what it should reject", () =>
+    Effect.gen(function*() {
+      const store = yield* StepStore.StepStore
+      const lenient: StepStore.StepStore["Type"] = {
+        ...store,
+        commit: (batch) =>
+          Effect.catchTag(store.commit(batch), "StoreRejected", () => Effect.succeed([{ _tag: "Accepted" as const }]))
+      }
+      const one = StepStoreConformance.cases.find((one) => one.name.startsWith("a final record is never overwritten"))!
+      const failure = yield* Effect.flip(Effect.provideService(one.effect, StepStore.StepStore, lenient))
+      expect(String(failure)).toMatch(/one row: expected 'StoreRejected', got 'Success'/)
+    }).pipe(Effect.provide(MemoryStepStore.layer)))
+})
+
+// ---------------------------------------------------------------------------------------------------------------------
+// the same commands give the same answers
+// ---------------------------------------------------------------------------------------------------------------------
+
+type Command =
+  | { readonly _tag: "Commit"; readonly batch: ReadonlyArray<StepStore.RunUpdate> }
+  | { readonly _tag: "Claim"; readonly options: StepStore.ClaimOptions }
+  | { readonly _tag: "Register"; readonly id: string }
+
+const wellFormed = (text: string) => Buffer.from(text).toString() === text && !text.includes("\0")
+
+/** Any Unicode but NUL, quotes and SQL, up to 256 bytes. */
+const hostile = FastCheck.oneof(
+  FastCheck.string({ unit: "binary", minLength: 1, maxLength: 64 }),
+  FastCheck.string({ unit: "grapheme", minLength: 1, maxLength: 16 }),
+  FastCheck.constantFrom("'", "\"", "';--", "%", "_", "\\", "null", "0", "\u{10ffff}", "\ue000", " ")
+).filter((text) => wellFormed(text) && Buffer.byteLength(text) <= 256)
+
+/** Commands about a few runs, so that they meet. */
+const commands = FastCheck.tuple(
+  FastCheck.uniqueArray(hostile, { minLength: 3, maxLength: 3 }),
+  FastCheck.uniqueArray(hostile, { minLength: 2, maxLength: 2 })
+).chain(([ids, owners]) => {
+  const id = FastCheck.constantFrom(...ids)
+  const owner = FastCheck.option(FastCheck.constantFrom(...owners))
+  const small = FastCheck.nat({ max: 3 })
+  const text = FastCheck.option(FastCheck.json({ maxDepth: 1 }))
+  const run = FastCheck.record({
+    name: FastCheck.constantFrom(...owners),
+    version: FastCheck.option(hostile),
+    status: FastCheck.constantFrom<StepStore.RunStatus>("PENDING", "RUNNING"),
+    owner,
+    fingerprint: hostile,
+    payload: text,
+    createdAt: small
+  })
+  const change = FastCheck.record({
+    status: FastCheck.constantFrom(...StepStore.RunStatus.literals),
+    owner,
+    stopReason: FastCheck.option(hostile.map((detail) => new Errors.BodyDied({ workflowId: "x", detail }))),
+    outcome: text,
+    updatedAt: small,
+    endedAt: FastCheck.option(small)
+  })
+  const step = FastCheck.record({
+    stepKey: FastCheck.constantFrom("0", "1", "1.0", ...ids),
+    stepId: hostile,
+    kind: FastCheck.constant("step"),
+    sequence: small,
+    status: FastCheck.constantFrom(...StepStore.StepStatus.literals),
+    position: FastCheck.option(FastCheck.nat({ max: 5 })),
+    attempt: small,
+    epoch: small,
+    final: FastCheck.boolean(),
+    startedAt: small,
+    updatedAt: small,
+    fingerprint: FastCheck.option(hostile),
+    output: text,
+    error: text
+  }).map((step) => ({ ...step, final: step.final && (step.position !== null || step.sequence === 0) }))
+  const attempt = FastCheck.record({
+    stepKey: FastCheck.constantFrom("0", "1"),
+    attempt: FastCheck.nat({ max: 20 }),
+    startedAt: small,
+    endedAt: small,
+    error: FastCheck.json({ maxDepth: 1 })
+  })
+  const rare = <A>(arbitrary: FastCheck.Arbitrary<A>) => FastCheck.option(arbitrary, { freq: 1 })
+  const oneOf = FastCheck.record({
+    workflowId: id,
+    generation: FastCheck.nat({ max: 1 }),
+    epoch: FastCheck.integer({ min: 1, max: 3 }),
+    insert: rare(run),
+    patch: rare(change),
+    reopen: FastCheck.oneof({ weight: 5, arbitrary: FastCheck.constant<Array<string>>([]) }, {
+      weight: 1,
+      arbitrary: FastCheck.array(FastCheck.constantFrom("0", "1"), { maxLength: 2 })
+    }),
+    steps: FastCheck.array(step, { maxLength: 4 }),
+    attempts: FastCheck.oneof({ weight: 3, arbitrary: FastCheck.constant<Array<StepStore.AttemptRow>>([]) }, {
+      weight: 1,
+      arbitrary: FastCheck.array(attempt, { maxLength: 2 })
+    })
+  })
+  const claim = FastCheck.record({
+    worker: FastCheck.constantFrom(...owners),
+    names: FastCheck.option(FastCheck.subarray(owners)),
+    workflowId: FastCheck.option(id),
+    dead: FastCheck.subarray(owners),
+    limit: small,
+    at: small
+  })
+  const command: FastCheck.Arbitrary<Command> = FastCheck.oneof(
+    {
+      weight: 8,
+      arbitrary: FastCheck.uniqueArray(oneOf, { maxLength: 3, selector: (update) => update.workflowId })
+        .map((batch): Command => ({ _tag: "Commit", batch }))
+    },
+    { weight: 3, arbitrary: claim.map((options): Command => ({ _tag: "Claim", options })) },
+    { weight: 1, arbitrary: FastCheck.constantFrom(...owners).map((id): Command => ({ _tag: "Register", id })) }
+  )
+  return FastCheck.tuple(FastCheck.constant(ids), FastCheck.array(command, { maxLength: 25 }))
+})
+
+/** The answers to the commands, then everything that can be read; errors by their names. */
+const transcript = (ids: ReadonlyArray<string>, commands: ReadonlyArray<Command>) =>
+  Effect.scoped(Effect.gen(function*() {
+    const store = yield* StepStore.StepStore
+    const said: Array<unknown> = []
+    const registered = new Set<string>()
+    for (const command of commands) {
+      if (command._tag === "Commit") {
+        said.push(Either.mapLeft(yield* Effect.either(store.commit(command.batch)), (error) => error._tag))
+      } else if (command._tag === "Claim") {
+        said.push(yield* store.claim(command.options))
+      } else if (!registered.has(command.id)) {
+        registered.add(command.id)
+        yield* store.register({ id: command.id, host: "here", pid: 1, startedAt: 1 })
+      }
+      said.push([...(yield* store.dead)].sort())
+    }
+    said.push(yield* store.runs(everything))
+    for (const id of ids) {
+      said.push(yield* store.run(id))
+      for (const generation of [0, 1]) {
+        said.push(yield* store.history(id, generation, everything))
+        said.push(yield* store.unfinished(id, generation))
+        said.push(yield* store.steps(id, generation, everything))
+        said.push(yield* store.attempts(id, generation))
+      }
+    }
+    return said
+  }))
+
+describe("stores agree", () => {
+  const kinds = [["in memory", () => SqliteStepStore.layer({ filename: ":memory:" })], [
+    "in a file",
+    sqliteLayer
+  ]] as const
+  for (const [name, sqlite] of kinds) {
+    it.effect.prop(
+      `memory and SQLite (${name}) answer the same commands alike`,
+      { given: commands },
+      ({ given: [ids, commands] }) =>
+        Effect.gen(function*() {
+          const expected = yield* Effect.provide(transcript(ids, commands), Layer.fresh(MemoryStepStore.layer))
+          const actual = yield* Effect.provide(transcript(ids, commands), Layer.fresh(sqlite()))
+          expect(actual).toEqual(expected)
+        })
+    )
+  }
+})
+
+// ---------------------------------------------------------------------------------------------------------------------
+// what happens to a payload between the program and the database
+// ---------------------------------------------------------------------------------------------------------------------
+
+/** Stores payloads reversed; refuses to encode what contains "secret", and to decode what contains "broken". */
+const reversed = (name: string): PayloadCodec.PayloadCodecShape => {
+  const turn = (text: string, refused: string) =>
+    text.includes(refused)
+      ? Effect.fail(new PayloadCodec.PayloadCodecError({ codec: name, detail: `it contains ${refused}` }))
+      : Effect.succeed([...text].reverse().join(""))
+  return {
+    name,
+    encode: (json) => turn(json, "secret"),
+    decode: (stored, codec) => codec === name ? turn(stored, "nekorb") : PayloadCodec.identity.decode(stored, codec)
+  }
+}
+
+const withCodec = (codec: PayloadCodec.PayloadCodecShape) => Layer.succeed(PayloadCodec.PayloadCodec, codec)
+
+const onClient = <A, E>(program: Effect.Effect<A, E, SqlClient.SqlClient>) =>
+  Effect.provide(program, SqliteClient.layer({ filename: ":memory:" }))
+
+const withStore = (codec: PayloadCodec.PayloadCodecShape) =>
+  Layer.fresh(Layer.provide(SqliteStepStore.layerClient(), withCodec(codec)))
+
+const failing = (workflowId: string, position: number) =>
+  completed(workflowId, position, { status: "FAILED", output: null, error: "\"no\"" })
+
+const attempt = (workflowId: string, error: string) => ({
+  stepKey: `${workflowId}:0`,
+  attempt: 1,
+  startedAt: 1,
+  endedAt: 2,
+  error
+})
+
+const written = Effect.gen(function*() {
+  const store = yield* StepStore.StepStore
+  yield* store.commit([newRun("run"), newRun("empty", { payload: null })])
+  yield* store.commit([
+    update("run", {
+      steps: [completed("run", 0), failing("run", 1)],
+      attempts: [attempt("run", "\"broken\"".replace("broken", "bent"))],
+      patch: patch()
+    })
+  ])
+})
+
+const read = Effect.gen(function*() {
+  const store = yield* StepStore.StepStore
+  const run = yield* Effect.flatten(store.run("run"))
+  const empty = yield* Effect.flatten(store.run("empty"))
+  const steps = yield* store.history("run", 0, everything)
+  const attempts = yield* store.attempts("run", 0)
+  return [run.payload, run.outcome, empty.payload, steps[0]!.output, steps[1]!.error, attempts[0]!.error]
+})
+
+const texts = ["{\"a\":1}", "\"done\"", null, "{\"position\":0}", "\"no\"", "\"bent\""]
+
+describe("payload codecs", () => {
+  it.effect("a codec sees every payload on its way in and out", () =>
+    onClient(Effect.gen(function*() {
+      const sql = yield* SqlClient.SqlClient
+      const answers = yield* Effect.provide(Effect.zipRight(written, read), withStore(reversed("reversed")))
+      expect(answers).toEqual(texts)
+      const rows = yield* sql`SELECT codec, output FROM steps WHERE step_key = 'run:0'`
+      expect(rows).toEqual([{ codec: "reversed", output: "}0:\"noitisop\"{" }])
+    })))
+
+  it.effect("a later codec reads what an earlier one wrote, and the identity says which one is missing", () =>
+    onClient(Effect.gen(function*() {
+      yield* Effect.provide(written, withStore(PayloadCodec.identity))
+      expect(yield* Effect.provide(read, withStore(reversed("reversed")))).toEqual(texts)
+      const sql = yield* SqlClient.SqlClient
+      yield* sql`DELETE FROM workflows`
+      yield* sql`DELETE FROM steps`
+      yield* sql`DELETE FROM attempts`
+      yield* Effect.provide(written, withStore(reversed("reversed")))
+      const error = yield* Effect.flip(Effect.provide(read, withStore(PayloadCodec.identity)))
+      expect(error).toMatchObject({ _tag: "StoreCorrupt", workflowId: "run" })
+      expect(error.message).toContain("the codec \"reversed\"")
+    })))
+
+  it.effect("what a codec cannot encode is not written", () =>
+    onClient(
+      Effect.gen(function*() {
+        const store = yield* StepStore.StepStore
+        const error = yield* Effect.flip(store.commit([newRun("run", { payload: "\"secret\"" })]))
+        expect(error).toMatchObject({ _tag: "StoreCorrupt", workflowId: "run" })
+        expect(yield* store.runs(everything)).toEqual([])
+      }).pipe(Effect.provide(withStore(reversed("reversed"))))
+    ))
+
+  it.effect("what a codec cannot decode is damage to that run", () =>
+    onClient(
+      Effect.gen(function*() {
+        const store = yield* StepStore.StepStore
+        yield* store.commit([newRun("run", { payload: "\"broken\"" })])
+        const error = yield* Effect.flip(store.run("run"))
+        expect(error.message).toContain("it contains nekorb")
+      }).pipe(Effect.provide(withStore(reversed("reversed"))))
+    ))
+})
+
+describe("damage", () => {
+  const damages: ReadonlyArray<
+    readonly [name: string, statement: string, read: "run" | "history" | "attempts" | "steps" | "runs"]
+  > = [
+    ["a payload", "UPDATE workflows SET payload = '{}' WHERE workflow_id = 'run'", "run"],
+    ["an outcome", "UPDATE workflows SET outcome = '{}' WHERE workflow_id = 'run'", "run"],
+    ["the name of a workflow", "UPDATE workflows SET name = 'other' WHERE workflow_id = 'run'", "run"],
+    ["the end of a run", "UPDATE workflows SET status = 'RUNNING' WHERE workflow_id = 'run'", "run"],
+    ["a stop reason", "UPDATE workflows SET stop_reason = '{}' WHERE workflow_id = 'run'", "run"],
+    ["an output", "UPDATE steps SET output = '1' WHERE step_key = 'run:0'", "history"],
+    ["an error", "UPDATE steps SET error = '1' WHERE step_key = 'run:1'", "history"],
+    ["a position", "UPDATE steps SET position = 7 WHERE step_key = 'run:0'", "history"],
+    ["the status of a step", "UPDATE steps SET status = 'FAILED' WHERE step_key = 'run:0'", "history"],
+    ["an attempt", "UPDATE attempts SET error = '1'", "attempts"],
+    [
+      "a status that there is not",
+      "PRAGMA ignore_check_constraints = 1; UPDATE steps SET status = 'MAYBE' WHERE step_key = 'run:0'",
+      "steps"
+    ],
+    [
+      "a status of a run that there is not",
+      "PRAGMA ignore_check_constraints = 1; UPDATE workflows SET status = 'MAYBE' WHERE workflow_id = 'run'",
+      "runs"
+    ]
+  ]
+  for (const [name, statements, what] of damages) {
+    it.effect(`${name} that was changed behind the store's back is StoreCorrupt for its run`, () =>
+      onClient(
+        Effect.gen(function*() {
+          const store = yield* StepStore.StepStore
+          const sql = yield* SqlClient.SqlClient
+          yield* written
+          for (const statement of statements.split("; ")) {
+            yield* sql.unsafe(statement)
+          }
+          const reads: Record<typeof what, Effect.Effect<unknown, Errors.StoreError>> = {
+            run: store.run("run"),
+            history: store.history("run", 0, everything),
+            attempts: store.attempts("run", 0),
+            steps: store.steps("run", 0, everything),
+            runs: store.runs(everything)
+          }
+          expect(yield* Effect.flip(reads[what])).toMatchObject({ _tag: "StoreCorrupt", workflowId: "run" })
+          expect(yield* Effect.flatten(store.run("empty"))).toMatchObject({ workflowId: "empty" })
+        }).pipe(Effect.provide(withStore(PayloadCodec.identity)))
+      ))
+  }
+
+  it.effect("a note on a step that is not final is read as well as it can be", () =>
+    onClient(
+      Effect.gen(function*() {
+        const store = yield* StepStore.StepStore
+        const sql = yield* SqlClient.SqlClient
+        yield* store.commit([newRun("run")])
+        const retrying = completed("run", 0, {
+          status: "FAILED",
+          final: false,
+          position: null,
+          output: null,
+          error: "\"no\""
+        })
+        yield* store.commit([update("run", { steps: [retrying] })])
+        yield* sql`UPDATE steps SET codec = NULL`
+        expect(yield* store.unfinished("run", 0)).toEqual([retrying])
+      }).pipe(Effect.provide(withStore(PayloadCodec.identity)))
+    ))
+
+  it.effect("a damaged run that is claimed leaves the other runs of the claim alone", () =>
+    onClient(
+      Effect.gen(function*() {
+        const store = yield* StepStore.StepStore
+        const sql = yield* SqlClient.SqlClient
+        yield* store.commit([newRun("a"), newRun("b")])
+        yield* sql`UPDATE workflows SET payload = '{}' WHERE workflow_id = 'a'`
+        const claimed = yield* store.claim({
+          worker: "w",
+          names: ["work"],
+          workflowId: null,
+          dead: [],
+          limit: 9,
+          at: 2
+        })
+        expect(claimed.map(({ epoch, run, workflowId }) => [workflowId, epoch, run._tag])).toEqual([
+          ["a", 2, "Left"],
+          ["b", 2, "Right"]
+        ])
+      }).pipe(Effect.provide(withStore(PayloadCodec.identity)))
+    ))
+})

@@ -1,0 +1,197 @@
+/** What may be a step without a schema, with one, and what comes out. Compiled by `npm run check`; nothing here runs. */
+import { type Chunk, Effect, type Either, type Option, Schema, type Scope } from "effect"
+import { Step, type Workflow } from "perdure"
+import { type Codec, is, type Mailer } from "./is.js"
+
+declare const value: <A>() => Effect.Effect<A>
+
+// ---------------------------------------------------------------------------------------------------------------------
+// plain JSON
+// ---------------------------------------------------------------------------------------------------------------------
+
+interface Tree {
+  readonly value: string
+  readonly children: ReadonlyArray<Tree>
+}
+type Json = string | number | boolean | null | ReadonlyArray<Json> | { readonly [key: string]: Json }
+interface Mixed {
+  readonly result: Json
+  readonly tree?: Tree | undefined
+}
+interface User {
+  readonly id: string
+  readonly name?: string
+  tags: Array<string>
+}
+interface Linked {
+  next: Linked | null
+}
+type Branded = string & { readonly Brand: unique symbol }
+
+export const accepted = [
+  value<string>().pipe(Step.durable("s")),
+  value<number>().pipe(Step.durable("s")),
+  value<true>().pipe(Step.durable("s")),
+  value<null>().pipe(Step.durable("s")),
+  value<undefined>().pipe(Step.durable("s")),
+  value<void>().pipe(Step.durable("s")),
+  value<never>().pipe(Step.durable("s")),
+  value<"a" | 1 | false>().pipe(Step.durable("s")),
+  value<Branded>().pipe(Step.durable("s")),
+  value<readonly [a: string, b?: number, ...rest: Array<boolean>]>().pipe(Step.durable("s")),
+  value<ReadonlyArray<ReadonlyArray<number>>>().pipe(Step.durable("s")),
+  value<{ readonly a: { readonly b: number | undefined } }>().pipe(Step.durable("s")),
+  value<{}>().pipe(Step.durable("s")),
+  value<User>().pipe(Step.durable("s")),
+  value<User | null | undefined>().pipe(Step.durable("s")),
+  value<Record<string, number>>().pipe(Step.durable("s")),
+  value<{ _tag: "A"; a: number } | { _tag: "B"; b: string }>().pipe(Step.durable("s")),
+  value<Tree>().pipe(Step.durable("s")),
+  value<Linked>().pipe(Step.durable("s")),
+  value<Json>().pipe(Step.durable("s")),
+  value<Mixed>().pipe(Step.durable("s")),
+  value<Record<string, Mixed | User>>().pipe(Step.durable("s")),
+  // Whoever writes `any` is believed; the value is checked when the step runs.
+  value<any>().pipe(Step.durable("s")),
+  value<{ a: any }>().pipe(Step.durable("s"))
+]
+
+interface BadTree {
+  readonly at: Date
+  readonly children: ReadonlyArray<BadTree>
+}
+
+export const refused = [
+  // @ts-expect-error a Date
+  value<Date>().pipe(Step.durable("s")),
+  // @ts-expect-error a Date, data-first
+  Step.durable(value<Date>(), "s"),
+  // @ts-expect-error a Date, in the value form
+  Step.make({ id: "s", execute: value<Date>() }),
+  // @ts-expect-error a nested Date
+  value<{ a: Array<{ at: Date }> }>().pipe(Step.durable("s")),
+  // @ts-expect-error an optional Date
+  value<{ at?: Date }>().pipe(Step.durable("s")),
+  // @ts-expect-error one of a union
+  value<string | Date>().pipe(Step.durable("s")),
+  // @ts-expect-error one of a union of objects
+  value<{ a: string } | { b: () => void }>().pipe(Step.durable("s")),
+  // @ts-expect-error the rest of a tuple
+  value<readonly [string, ...Array<Date>]>().pipe(Step.durable("s")),
+  // @ts-expect-error a record
+  value<Record<string, Date>>().pipe(Step.durable("s")),
+  // @ts-expect-error a recursive interface
+  value<BadTree>().pipe(Step.durable("s")),
+  // @ts-expect-error a Map
+  value<Map<string, number>>().pipe(Step.durable("s")),
+  // @ts-expect-error a Set
+  value<ReadonlySet<string>>().pipe(Step.durable("s")),
+  // @ts-expect-error a function
+  value<() => void>().pipe(Step.durable("s")),
+  // @ts-expect-error a method
+  value<{ run(): void }>().pipe(Step.durable("s")),
+  // @ts-expect-error a bigint
+  value<bigint>().pipe(Step.durable("s")),
+  // @ts-expect-error a symbol
+  value<symbol>().pipe(Step.durable("s")),
+  // @ts-expect-error bytes
+  value<Uint8Array>().pipe(Step.durable("s")),
+  // @ts-expect-error a Buffer
+  value<Buffer>().pipe(Step.durable("s")),
+  // @ts-expect-error a Promise
+  value<Promise<number>>().pipe(Step.durable("s")),
+  // @ts-expect-error an Error
+  value<Error>().pipe(Step.durable("s")),
+  // @ts-expect-error a URL
+  value<URL>().pipe(Step.durable("s")),
+  // @ts-expect-error unknown
+  value<unknown>().pipe(Step.durable("s")),
+  // @ts-expect-error unknown within
+  value<{ a: unknown }>().pipe(Step.durable("s")),
+  // @ts-expect-error an Option
+  value<Option.Option<number>>().pipe(Step.durable("s")),
+  // @ts-expect-error an Either
+  value<Either.Either<number>>().pipe(Step.durable("s")),
+  // @ts-expect-error a Chunk
+  value<Chunk.Chunk<number>>().pipe(Step.durable("s"))
+]
+
+// ---------------------------------------------------------------------------------------------------------------------
+// schemas
+// ---------------------------------------------------------------------------------------------------------------------
+
+class OutOfStock extends Schema.TaggedError<OutOfStock>()("OutOfStock", { model: Schema.String }) {}
+class Declined extends Schema.TaggedError<Declined>()("Declined", {}) {}
+declare const order: Effect.Effect<Date, OutOfStock | Declined>
+const error = Schema.Union(OutOfStock, Declined)
+
+const piped = order.pipe(Step.durable("order", { success: Schema.Date, error }))
+is<Effect.Effect<Date, OutOfStock | Declined, Workflow.Run>>()(piped)
+
+const dataFirst = Step.durable(order, "order", { success: Schema.Date, error })
+is<Effect.Effect<Date, OutOfStock | Declined, Workflow.Run>>()(dataFirst)
+
+const made = Step.make({ id: "order", success: Schema.Date, error, execute: order })
+is<Effect.Effect<Date, OutOfStock | Declined, Workflow.Run>>()(made)
+
+/** What comes out is what the schema says. */
+const wider = value<"a">().pipe(Step.durable("s", { success: Schema.String }))
+is<Effect.Effect<string, never, Workflow.Run>>()(wider)
+
+const plain = value<"a">().pipe(Step.durable("s"))
+is<Effect.Effect<"a", never, Workflow.Run>>()(plain)
+
+/** An effect in the middle of a pipe keeps its types. */
+const middle = value<number>().pipe(
+  Effect.map((n) => ({ n })),
+  Step.durable("s", { fingerprint: "v1" }),
+  Effect.map(({ n }) => n)
+)
+is<Effect.Effect<number, never, Workflow.Run>>()(middle)
+
+/** Effect.orDie is the way out for errors that have no schema. */
+const orDie = value<number>().pipe(Effect.zipLeft(order), Effect.orDie, Step.durable("s"))
+is<Effect.Effect<number, never, Workflow.Run>>()(orDie)
+
+const WithOption = Schema.Struct({ a: Schema.OptionFromSelf(Schema.Number) })
+
+export const schemasRefused = [
+  // @ts-expect-error the result is no string
+  value<number>().pipe(Step.durable("s", { success: Schema.String })),
+  // @ts-expect-error the schema stores a Date
+  value<Date>().pipe(Step.durable("s", { success: Schema.DateFromSelf })),
+  // @ts-expect-error the schema stores an Option
+  value<{ a: Option.Option<number> }>().pipe(Step.durable("s", { success: WithOption })),
+  // @ts-expect-error the schema stores unknown
+  value<number>().pipe(Step.durable("s", { success: Schema.Unknown })),
+  // @ts-expect-error no error schema
+  order.pipe(Step.durable("order", { success: Schema.Date })),
+  // @ts-expect-error no error schema, data-first
+  Step.durable(order, "order", { success: Schema.Date }),
+  // @ts-expect-error no error schema, in the value form
+  Step.make({ id: "order", success: Schema.Date, execute: order }),
+  // @ts-expect-error one of two errors
+  order.pipe(Step.durable("order", { success: Schema.Date, error: OutOfStock })),
+  // @ts-expect-error the error schema stores a Date
+  Effect.fail(new Date()).pipe(Step.durable("s", { error: Schema.DateFromSelf })),
+  // @ts-expect-error an error that is any needs a schema too
+  Effect.fail(1 as any).pipe(Step.durable("s"))
+]
+
+// ---------------------------------------------------------------------------------------------------------------------
+// requirements
+// ---------------------------------------------------------------------------------------------------------------------
+
+declare const needy: Effect.Effect<string, never, Mailer | Scope.Scope | Step.Current | Workflow.Run>
+declare const Sealed: Schema.Schema<string, string, Codec>
+
+const needed = needy.pipe(Step.durable("s", { success: Sealed }))
+is<Effect.Effect<string, never, Mailer | Codec | Workflow.Run>>()(needed)
+
+const failing = Effect.fail("no").pipe(Step.durable("s", { error: Sealed }))
+is<Effect.Effect<never, string, Codec | Workflow.Run>>()(failing)
+
+// @ts-expect-error Step.attempt is known in a step only
+export const outside: Effect.Effect<number, never, Workflow.Run> = Step.attempt
+// @ts-expect-error a step needs a run around it
+export const alone: Effect.Effect<string> = plain
