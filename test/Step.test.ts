@@ -655,7 +655,7 @@ describe.each(stores)("Step (%s)", (_, store) => {
               Step.durable("parent")
             )
             yield* Deferred.succeed(stepEnded, undefined)
-            yield* Effect.never.pipe(Step.durable("waits"))
+            return yield* Effect.never.pipe(Step.durable("waits"))
           })
         ).pipe(stoppedBy("Misplaced"))
         expect(reason.operation).toBe("Step.durable(\"late\")")

@@ -1,3 +1,5 @@
+// The lines that the compiler must refuse are refused by Effect's own diagnostics too.
+// @effect-diagnostics missingEffectContext:off
 /** What may be a step without a schema, with one, and what comes out. Compiled by `npm run check`; nothing here runs. */
 import { type Chunk, Effect, type Either, type Option, Schema, type Scope } from "effect"
 import { Step, type Workflow } from "perdure"

@@ -1,3 +1,7 @@
+// The lines that the compiler must refuse are refused by Effect's own diagnostics too.
+// @effect-diagnostics missingEffectContext:off
+// @effect-diagnostics missingEffectError:off
+// @effect-diagnostics missingLayerContext:off
 /** What a definition asks for and gives. Nothing here runs. */
 import { Effect, type Layer, type Option, Schema, type Scope } from "effect"
 import { type Engine, type Errors, Step, Workflow } from "perdure"
