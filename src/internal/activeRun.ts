@@ -73,6 +73,10 @@ export class ActiveRun {
   readonly unfinished = new Map<string, StepRow>()
   private readonly emptyUpdate: RunUpdate
   private readonly steps = new Set<Fiber.RuntimeFiber<unknown, unknown>>()
+  /** The fibers of the body that are known: those of its branches, and those whose operation was refused. */
+  private readonly bound = new Set<Fiber.RuntimeFiber<unknown, unknown>>()
+  private evicted = false
+  private readonly givenUp = Deferred.unsafeMake<boolean>(FiberId.none)
   private nextPosition = 0
   private body: Fiber.RuntimeFiber<unknown, unknown> | null = null
   private left = false
@@ -204,6 +208,29 @@ export class ActiveRun {
     step.addObserver(() => this.steps.delete(step))
   }
 
+  // -- branches under way
+
+  /** A branch begins in a fiber. */
+  entered(fiber: Fiber.RuntimeFiber<unknown, unknown>, nested: boolean): void {
+    this.bind(fiber)
+    this.sequencer.enter(nested)
+  }
+
+  /** A branch has ended. */
+  exited(nested: boolean): void {
+    this.sequencer.leave(nested)
+  }
+
+  /** Makes sure that an eviction interrupts a fiber, even one that nobody else would interrupt. */
+  private bind(fiber: Fiber.RuntimeFiber<unknown, unknown>) {
+    if (this.evicted) {
+      fiber.unsafeInterruptAsFork(FiberId.none)
+    } else if (!this.bound.has(fiber)) {
+      this.bound.add(fiber)
+      fiber.addObserver(() => this.bound.delete(fiber))
+    }
+  }
+
   // -- leaving
 
   /** The run has to leave memory; the engine does what follows. */
@@ -232,12 +259,19 @@ export class ActiveRun {
     return this.parked
   }
 
-  /** What every operation of a run that has left is: it does not return, and ends when the body is interrupted. */
-  readonly parked: Effect.Effect<never> = Effect.interruptible(never)
+  /**
+   * What every operation of a run that has left is: it does not return, and its fiber is interrupted with the body, even where
+   * nobody else would interrupt it (a fiber that was forked in an uninterruptible region).
+   */
+  readonly parked: Effect.Effect<never> = Effect.withFiberRuntime((fiber) => {
+    this.bind(fiber)
+    return Effect.interruptible(never)
+  })
 
   /** Gives the body up: it goes on asking for operations although the run has left. */
   readonly dropped: Effect.Effect<never> = Effect.suspend(() => {
     this.sequencer.scheduler.drop()
+    Deferred.unsafeDone(this.givenUp, Effect.succeed(false))
     return Effect.uninterruptible(never)
   })
 
@@ -261,22 +295,25 @@ export class ActiveRun {
    * Ends what is left of the body and of its steps: waits end even inside `uninterruptible`, because each is continued with an
    * effect that is interruptible and does not return.
    *
-   * @returns whether all has ended within the time
+   * @returns whether all has ended within the time, without having to be given up
    */
   evict(millis: number): Effect.Effect<boolean> {
     return Effect.suspend(() => {
+      this.evicted = true
       const fibers = [...this.steps]
       if (this.body !== null) {
         fibers.push(this.body)
       }
       this.sequencer.cause(() => {
-        for (const fiber of fibers) {
+        // A branch in an uninterruptible region is not reached through the fiber around it.
+        for (const fiber of [...fibers, ...this.bound]) {
           fiber.unsafeInterruptAsFork(FiberId.none)
         }
         this.sequencer.releaseAll()
       })
       return Fiber.awaitAll(fibers).pipe(
         Effect.as(true),
+        Effect.raceFirst(Deferred.await(this.givenUp)),
         Effect.interruptible,
         Effect.timeoutTo({ duration: millis, onTimeout: () => false, onSuccess: (ended) => ended }),
         Effect.tap((ended) => Effect.sync(() => ended || this.sequencer.scheduler.drop()))

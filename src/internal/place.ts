@@ -68,14 +68,14 @@ export class Branch {
     return this.fiberId !== null
   }
 
-  enter(fiberId: number): void {
-    this.fiberId = fiberId
-    this.run.sequencer.enter(this.parent !== null && this.parent.within++ === 0)
+  enter(fiber: AnyFiber): void {
+    this.fiberId = fiberNumber(fiber.id())
+    this.run.entered(fiber, this.parent !== null && this.parent.within++ === 0)
   }
 
   leave(): void {
     this.fiberId = null
-    this.run.sequencer.leave(this.parent !== null && --this.parent.within === 0)
+    this.run.exited(this.parent !== null && --this.parent.within === 0)
   }
 }
 
@@ -137,6 +137,6 @@ export const inBranch = <A, E, R>(
     if (branch.running) {
       return onTwice()
     }
-    branch.enter(fiberNumber(fiber.id()))
+    branch.enter(fiber)
     return Effect.ensuring(Effect.locally(self, placeRef, branch), Effect.sync(() => branch.leave()))
   })
