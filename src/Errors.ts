@@ -320,10 +320,17 @@ export class NonDeterminismError extends Schema.TaggedError<NonDeterminismError>
  */
 export class BodyDied extends Schema.TaggedError<BodyDied>()("BodyDied", {
   workflowId: Schema.String,
-  detail: Schema.String
+  detail: Schema.String,
+  /** What its finalizers recorded while it unwound, at most the latest eight operations: the history of the run ends with them. */
+  unwinding: Schema.Array(Operation)
 }) {
   override get message() {
-    return `The body of run ${shown(this.workflowId)} died: ${this.detail}\nMend it, then resume the run`
+    const recorded = this.unwinding.map((operation) => `\n  ${printed(operation)}`).join("")
+    return `The body of run ${shown(this.workflowId)} died: ${this.detail}\n` +
+      (recorded === ""
+        ? ""
+        : `Recorded by its finalizers while it unwound, and to be asked for at the same place by the mended body:${recorded}\n`) +
+      "Mend it, then resume the run"
   }
 }
 

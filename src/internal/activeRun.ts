@@ -21,6 +21,7 @@ import type { Journal } from "./journal.js"
 import { emptyUpdate, isTransient } from "./journal.js"
 import type { Limits } from "./limits.js"
 import { addressOf, never, operationOf, Sequencer } from "./sequencer.js"
+import { Unwinding } from "./unwinding.js"
 
 /** How the body ended: its value or its typed failure as JSON text, or what is wrong with it. */
 export type BodyEnd =
@@ -68,6 +69,7 @@ export interface RunIdentity {
 
 export class ActiveRun {
   readonly sequencer: Sequencer
+  readonly unwinding: Unwinding
   readonly ending: Deferred.Deferred<Ending>
   /** The rows that answer no replay, by address: what is under way, and attempts before. */
   readonly unfinished = new Map<string, StepRow>()
@@ -103,6 +105,7 @@ export class ActiveRun {
       unrequestedAfter: household.unrequestedAfter,
       deadlockAfter: household.deadlockAfter
     })
+    this.unwinding = new Unwinding(this.sequencer)
   }
 
   get workflowId(): string {
@@ -285,7 +288,7 @@ export class ActiveRun {
           _tag: "BodyEnded",
           end: Exit.isSuccess(exit)
             ? exit.value
-            : { _tag: "Broken", reason: new BodyDied({ workflowId: this.workflowId, detail: describe(exit.cause) }) }
+            : { _tag: "Broken", reason: this.bodyDied(exit.cause) }
         })
       )
     })
@@ -322,6 +325,14 @@ export class ActiveRun {
   }
 
   // -- reasons
+
+  bodyDied(cause: Cause.Cause<unknown>): BodyDied {
+    return new BodyDied({
+      workflowId: this.workflowId,
+      detail: describe(cause),
+      unwinding: this.unwinding.since(cause)
+    })
+  }
 
   mismatch(recorded: Operation | null, requested: Operation | null): NonDeterminismError {
     return new NonDeterminismError({

@@ -9,7 +9,6 @@ import type { StopReason } from "../Errors.js"
 import { BodyDied, RecordUndecodable } from "../Errors.js"
 import type { ActiveRun, BodyEnd } from "./activeRun.js"
 import { bodyClock } from "./bodyClock.js"
-import { describe } from "./describe.js"
 import { Branch, inBranch } from "./place.js"
 import type { OutcomeSchemas, Registration } from "./run.js"
 import { Run } from "./run.js"
@@ -51,7 +50,7 @@ const recordable = (
   schemas: OutcomeSchemas,
   run: ActiveRun
 ): Effect.Effect<BodyEnd, never, unknown> =>
-  Effect.matchCauseEffect(Effect.scoped(body), {
+  Effect.matchCauseEffect(run.unwinding.watch(Effect.scoped(body)), {
     onFailure: (cause) => failed(cause, schemas, run),
     onSuccess: (value) =>
       Effect.match(encode(value, schemas.success, run.household.limits.value), {
@@ -68,7 +67,7 @@ const failed = (
   const failure = Cause.failureOption(cause)
   // Only the typed error fails a run; a defect beside it is a mistake that somebody has to mend first.
   if (Option.isNone(failure) || schemas.error === null || !Chunk.isEmpty(Cause.defects(cause))) {
-    return Effect.succeed(broken(new BodyDied({ workflowId: run.workflowId, detail: describe(cause) })))
+    return Effect.succeed(broken(run.bodyDied(cause)))
   }
   return Effect.match(encode(failure.value, schemas.error, run.household.limits.value), {
     onFailure: (error) => broken(unrecordable("failure", error, run)),
@@ -79,7 +78,7 @@ const failed = (
 const unrecordable = (what: string, error: Unrecordable | TooLarge, run: ActiveRun): StopReason =>
   error instanceof TooLarge
     ? run.exceeded(`the number of bytes in the ${what} of the run`, error.limit, error.bytes)
-    : new BodyDied({ workflowId: run.workflowId, detail: `its ${what} is ${error.message}` })
+    : new BodyDied({ workflowId: run.workflowId, detail: `its ${what} is ${error.message}`, unwinding: [] })
 
 /** Starts a body, on the scheduler of its run and in its root branch. */
 export const begin = (run: ActiveRun, program: Program): void => {

@@ -70,6 +70,8 @@ export class Sequencer {
   readonly scheduler = new RunScheduler(() => this.settle(), () => this.foreign())
   /** Answered last, oldest first. */
   readonly agreed: Array<Operation> = []
+  /** How many outcomes the body has been handed. */
+  handed = 0
   /** Branches that have begun and not ended, and those among them within which no other has begun. */
   private branches = 0
   private leaves = 0
@@ -315,6 +317,7 @@ export class Sequencer {
   }
 
   private agree(operation: Operation) {
+    this.handed++
     this.agreed.push(operation)
     if (this.agreed.length > kept) {
       this.agreed.shift()

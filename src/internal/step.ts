@@ -18,6 +18,7 @@ import { durable } from "./operation.js"
 import type { Branch, InStep } from "./place.js"
 import { putAt } from "./place.js"
 import { CurrentStep } from "./run.js"
+import { unwatched } from "./unwinding.js"
 import { decode, encode, TooLarge, Unrecordable } from "./values.js"
 
 export interface StepSpec {
@@ -106,7 +107,7 @@ const begin = (
         attempt
       }),
       fiberRefs: fiber.getFiberRefs(),
-      runtimeFlags: status.runtimeFlags
+      runtimeFlags: unwatched(status.runtimeFlags)
     }),
     faults.active
       ? run.writeThrough(started).pipe(
