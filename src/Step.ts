@@ -7,7 +7,7 @@ import * as Effect from "effect/Effect"
 import { dual } from "effect/Function"
 import type * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
-import type { ErrorOut, OutcomeOptions, SchemaR, SelfCheck, SuccessOut } from "./internal/jsonSafe.js"
+import type { ErrorOut, OptionsCheck, OutcomeOptions, SchemaR, SelfCheck, SuccessOut } from "./internal/jsonSafe.js"
 import type { Run } from "./internal/run.js"
 import { CurrentStep } from "./internal/run.js"
 import { step } from "./internal/step.js"
@@ -29,6 +29,17 @@ import { step } from "./internal/step.js"
  */
 export interface Options extends OutcomeOptions {
   readonly fingerprint?: string
+}
+
+/**
+ * All that a step is, in one value; see {@link make}.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface Spec extends Options {
+  readonly id: string
+  readonly execute: Effect.Effect<unknown, unknown, unknown>
 }
 
 /**
@@ -105,13 +116,13 @@ const make_ = (self: Effect.Effect<unknown, unknown, unknown>, id: string, optio
  * @category combinators
  */
 export const durable: {
-  <const O extends Options>(id: string, options?: O): <A, E, R>(
+  <const O extends Options = {}>(id: string, options?: O & OptionsCheck<O, keyof Options>): <A, E, R>(
     self: Effect.Effect<A, E, R> & SelfCheck<A, E, O>
   ) => Durable<A, E, R, O>
-  <A, E, R, const O extends Options>(
+  <A, E, R, const O extends Options = {}>(
     self: Effect.Effect<A, E, R> & SelfCheck<A, E, O>,
     id: string,
-    options?: O
+    options?: O & OptionsCheck<O, keyof Options>
   ): Durable<A, E, R, O>
 } = dual((args) => Effect.isEffect(args[0]), make_)
 
@@ -133,8 +144,8 @@ export const durable: {
  * @since 0.1.0
  * @category constructors
  */
-export const make = <A, E, R, const O extends Options>(
-  spec: O & { readonly id: string; readonly execute: Effect.Effect<A, E, R> & SelfCheck<A, E, O> }
+export const make = <A, E, R, const O extends Spec>(
+  spec: O & OptionsCheck<O, keyof Spec> & { readonly execute: Effect.Effect<A, E, R> & SelfCheck<A, E, O> }
 ): Durable<A, E, R, O> => make_(spec.execute, spec.id, spec) as Durable<A, E, R, O>
 
 // ---------------------------------------------------------------------------------------------------------------------

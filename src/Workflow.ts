@@ -20,7 +20,15 @@ import type {
 import { PayloadInvalid, RecordUndecodable, RunStopped, WorkflowIdInvalid } from "./Errors.js"
 import { digest } from "./internal/digest.js"
 import { canonical } from "./internal/json.js"
-import type { EncodedCheck, ErrorOut, OutcomeOptions, SchemaR, SelfCheck, SuccessOut } from "./internal/jsonSafe.js"
+import type {
+  EncodedCheck,
+  ErrorOut,
+  OptionsCheck,
+  OutcomeOptions,
+  SchemaR,
+  SelfCheck,
+  SuccessOut
+} from "./internal/jsonSafe.js"
 import { freshId, nameProblem, workflowIdProblem } from "./internal/names.js"
 import { outsideBody } from "./internal/operation.js"
 import type { OutcomeSchemas, RunEnd, StartRequest } from "./internal/run.js"
@@ -386,10 +394,10 @@ export const make = <
  * @since 0.1.0
  * @category constructors
  */
-export const run = <A, E, R, const O extends OutcomeOptions>(
+export const run = <A, E, R, const O extends OutcomeOptions = {}>(
   workflowId: string,
   effect: Effect.Effect<A, E, R> & SelfCheck<A, E, O>,
-  options?: O
+  options?: O & OptionsCheck<O, keyof OutcomeOptions>
 ): Effect.Effect<
   SuccessOut<A, O>,
   ErrorOut<E, O> | RunStopped | WorkflowIdInvalid | WorkflowIdConflict | StoreError,

@@ -21,6 +21,9 @@ is<Effect.Effect<[Either.Either<"a", "ea">, Either.Either<2>], never, Mailer | R
 const validate = Branch.all([a, b], { mode: "validate" })
 is<Effect.Effect<["a", 2], [Option.Option<"ea">, Option.Option<never>], Mailer | Run>>()(validate)
 
+const several = Branch.all({ a, b }, { concurrency: 2, discard: true, mode: "validate" })
+is<Effect.Effect<void, { a: Option.Option<"ea">; b: Option.Option<never> }, Mailer | Run>>()(several)
+
 const each = Branch.forEach([1, 2], (n, i) => Effect.as(a, n + i), { concurrency: 2 })
 is<Effect.Effect<Array<number>, "ea", Mailer | Run>>()(each)
 const eachDiscarded = Branch.forEach([1, 2], () => a, { discard: true })

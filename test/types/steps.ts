@@ -58,6 +58,11 @@ export const accepted = [
   value<{ a: any }>().pipe(Step.durable("s"))
 ]
 
+class Hidden {
+  a = 1
+  protected b = 2
+}
+
 interface BadTree {
   readonly at: Date
   readonly children: ReadonlyArray<BadTree>
@@ -106,6 +111,16 @@ export const refused = [
   value<Error>().pipe(Step.durable("s")),
   // @ts-expect-error a URL
   value<URL>().pipe(Step.durable("s")),
+  // @ts-expect-error an object, which may be anything
+  value<object>().pipe(Step.durable("s")),
+  // @ts-expect-error an object within
+  value<{ a?: object | null }>().pipe(Step.durable("s")),
+  // @ts-expect-error a class
+  value<typeof Hidden>().pipe(Step.durable("s")),
+  // @ts-expect-error an instance of a class with fields that are not public
+  value<Hidden>().pipe(Step.durable("s")),
+  // @ts-expect-error such an instance within
+  value<ReadonlyArray<{ a: Hidden }>>().pipe(Step.durable("s")),
   // @ts-expect-error unknown
   value<unknown>().pipe(Step.durable("s")),
   // @ts-expect-error unknown within
@@ -143,6 +158,28 @@ is<Effect.Effect<string, never, Workflow.Run>>()(wider)
 const plain = value<"a">().pipe(Step.durable("s"))
 is<Effect.Effect<"a", never, Workflow.Run>>()(plain)
 
+const plainDataFirst = Step.durable(value<"a">(), "s")
+is<Effect.Effect<"a", never, Workflow.Run>>()(plainDataFirst)
+
+const plainMade = Step.make({ id: "s", execute: value<"a">() })
+is<Effect.Effect<"a", never, Workflow.Run>>()(plainMade)
+
+/** What one of several cases may bring. */
+declare const condition: boolean
+declare const maybe: Effect.Effect<"a", OutOfStock>
+const chosen = (condition ? value<"a">() : maybe).pipe(Step.durable("s", { error: OutOfStock }))
+is<Effect.Effect<"a", OutOfStock, Workflow.Run>>()(chosen)
+
+const chosenSchema = value<"a">().pipe(
+  Step.durable("s", condition ? { success: Schema.String } : { fingerprint: "f" }),
+  Effect.map((a) => a)
+)
+is<Effect.Effect<string, never, Workflow.Run>>()(chosenSchema)
+
+/** A schema and a result of a type that the caller chooses. */
+export const chosenByCaller = <A>(a: A, success: Schema.Schema<A, string>): Effect.Effect<A, never, Workflow.Run> =>
+  Effect.succeed(a).pipe(Step.durable("s", { success }))
+
 /** An effect in the middle of a pipe keeps its types. */
 const middle = value<number>().pipe(
   Effect.map((n) => ({ n })),
@@ -166,6 +203,14 @@ export const schemasRefused = [
   value<{ a: Option.Option<number> }>().pipe(Step.durable("s", { success: WithOption })),
   // @ts-expect-error the schema stores unknown
   value<number>().pipe(Step.durable("s", { success: Schema.Unknown })),
+  // @ts-expect-error a schema in one case only
+  value<Date>().pipe(Step.durable("s", condition ? { success: Schema.Date } : {})),
+  // @ts-expect-error a schema that does not fit in one case only
+  value<Date>().pipe(Step.durable("s", { success: condition ? Schema.Date : Schema.String })),
+  // @ts-expect-error a schema that stores a Date in one case only
+  value<Date>().pipe(Step.durable("s", { success: condition ? Schema.Date : Schema.DateFromSelf })),
+  // @ts-expect-error an error schema in one case only
+  maybe.pipe(Step.durable("s", condition ? { error: OutOfStock } : {})),
   // @ts-expect-error no error schema
   order.pipe(Step.durable("order", { success: Schema.Date })),
   // @ts-expect-error no error schema, data-first
@@ -178,6 +223,31 @@ export const schemasRefused = [
   Effect.fail(new Date()).pipe(Step.durable("s", { error: Schema.DateFromSelf })),
   // @ts-expect-error an error that is any needs a schema too
   Effect.fail(1 as any).pipe(Step.durable("s"))
+]
+
+// ---------------------------------------------------------------------------------------------------------------------
+// options
+// ---------------------------------------------------------------------------------------------------------------------
+
+declare const together: { readonly fingerprint: string; readonly retry?: number }
+
+export const optionsRefused = [
+  // @ts-expect-error an option that is not there yet
+  value<1>().pipe(Step.durable("s", { retry: 1 })),
+  // @ts-expect-error an option that is not there yet, beside one that is
+  value<1>().pipe(Step.durable("s", { fingerprint: "f", retry: 1 })),
+  // @ts-expect-error the same, data-first
+  Step.durable(value<1>(), "s", { fingerprint: "f", timeout: "1 second" }),
+  // @ts-expect-error the same, in the value form
+  Step.make({ id: "s", execute: value<1>(), compensate: () => Effect.void }),
+  // @ts-expect-error an option of type any
+  value<1>().pipe(Step.durable("s", { fingerprint: "f", onInterrupted: "fail" as any })),
+  // @ts-expect-error in one case only
+  value<1>().pipe(Step.durable("s", condition ? { fingerprint: "f" } : { retry: 1 })),
+  // @ts-expect-error an object that was put together before
+  value<1>().pipe(Step.durable("s", together)),
+  // @ts-expect-error the value form's own
+  value<1>().pipe(Step.durable("s", { fingerprint: "f", id: "t" }))
 ]
 
 // ---------------------------------------------------------------------------------------------------------------------

@@ -64,6 +64,8 @@ const emptyExecuted = Empty.execute()
 is<void>()(successOf(emptyExecuted))
 is<Errors.RunStopped | Errors.StartError>()(errorOf(emptyExecuted))
 
+declare const condition: boolean
+
 export const refused = [
   // @ts-expect-error the payload lacks a field
   Order.execute({ item: "a" }),
@@ -83,6 +85,8 @@ export const refused = [
   Workflow.make({ name: "w", payload: Schema.DateFromSelf }),
   // @ts-expect-error the success is stored as a Date
   Workflow.make({ name: "w", payload: {}, success: Schema.DateFromSelf }),
+  // @ts-expect-error one of two successes is stored as a Date
+  Workflow.make({ name: "w", payload: {}, success: condition ? Schema.Date : Schema.DateFromSelf }),
   // @ts-expect-error the error is stored as bytes
   Workflow.make({ name: "w", payload: {}, error: Schema.Uint8ArrayFromSelf }),
   // @ts-expect-error an option that does not exist
@@ -116,7 +120,9 @@ export const scriptsRefused = [
   // @ts-expect-error a schema that stores a Date
   Workflow.run("id", Effect.succeed(new Date()), { success: Schema.DateFromSelf }),
   // @ts-expect-error an option that does not exist
-  Workflow.run("id", Effect.void, { version: "1" })
+  Workflow.run("id", Effect.void, { version: "1" }),
+  // @ts-expect-error an option that does not exist, beside one that does
+  Workflow.run("id", Effect.void, { success: Schema.Void, deadline: 1 })
 ]
 
 /** Not there yet. */
