@@ -9,11 +9,21 @@ const prelude = `
 import { Effect, Option, Schedule, Schema } from "effect"
 import { Branch, Engine, Step, Workflow } from "perdure"
 class OutOfStock extends Schema.TaggedError<OutOfStock>()("OutOfStock", { model: Schema.String }) {}
+class Fields {
+  a = 1
+}
+class Method {
+  a() {}
+}
+class Hidden {
+  a = 1
+  protected b = 2
+}
 declare const value: <A>() => Effect.Effect<A>
 declare const one: Effect.Effect<number>
 declare const order: Effect.Effect<number, OutOfStock>
 declare const condition: boolean
-export const used = [Effect, Option, Schedule, Schema, Branch, Engine, Step, Workflow, OutOfStock, value, one, order, condition]
+export const used = [Effect, Option, Schedule, Schema, Branch, Engine, Step, Workflow, OutOfStock, Fields, Method, Hidden, value, one, order, condition]
 export const result = `
 
 /**
