@@ -85,7 +85,9 @@ const commands = FastCheck.tuple(
   const change = FastCheck.record({
     status: FastCheck.constantFrom(...StepStore.RunStatus.literals),
     owner,
-    stopReason: FastCheck.option(hostile.map((detail) => new Errors.BodyDied({ workflowId: "x", detail, unwinding: [] }))),
+    stopReason: FastCheck.option(
+      hostile.map((detail) => new Errors.BodyDied({ workflowId: "x", detail, unwinding: [] }))
+    ),
     outcome: text,
     updatedAt: small,
     endedAt: FastCheck.option(small)

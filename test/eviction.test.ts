@@ -415,7 +415,7 @@ describe.each(stores)("Eviction (%s)", (_, store) => {
           "wf",
           Effect.zipRight(
             caught,
-            Effect.sync(() => {
+            Effect.map(Effect.void, (): void => {
               throw new Error("boom")
             })
           ).pipe(Effect.ensuring(stepOf("unlock")))

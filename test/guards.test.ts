@@ -314,6 +314,7 @@ describe.each(stores)("The guard (%s)", (_, store) => {
       Effect.gen(function*() {
         const reason = yield* Workflow.run(
           "wf",
+          // @effect-diagnostics-next-line runEffectInsideEffect:off
           Effect.promise(() => Effect.runPromise(a as Effect.Effect<string>))
         ).pipe(stoppedBy("BodyDied"))
         expect(reason.detail).toContain("Step.durable(\"a\") was called outside a run")
