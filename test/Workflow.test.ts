@@ -259,6 +259,28 @@ describe.each(stores)("Workflow (%s)", (_, store) => {
         expect(entries).toEqual(["ran"])
       }))
 
+    test("started many times at once runs once", () =>
+      Effect.gen(function*() {
+        const { add, entries } = ledger()
+        const answers = yield* Effect.all(Array.from({ length: 20 }, () => Job.execute()), { concurrency: "unbounded" })
+          .pipe(withJob(stepOf("s", add)))
+        expect(new Set(answers)).toEqual(new Set(["s"]))
+        expect(entries).toEqual(["s"])
+      }))
+
+    test("started again and again while the run records its steps disturbs nothing", () =>
+      Effect.gen(function*() {
+        const { add, entries } = ledger()
+        const ids = Array.from({ length: 30 }, (_, i) => String(i))
+        yield* Effect.gen(function*() {
+          const fiber = yield* Effect.fork(Job.execute())
+          yield* Effect.forEach(ids, () => Effect.zipLeft(Job.start(), turns(1)), { discard: true })
+          expect(yield* Fiber.join(fiber)).toBe("done")
+        }).pipe(withJob(Effect.as(Effect.forEach(ids, (id) => stepOf(id, add), { discard: true }), "done")))
+        expect(entries).toEqual(ids)
+        expect(yield* rowOf(jobId)).toMatchObject({ status: "COMPLETED", epoch: 1 })
+      }))
+
     test("answers with the record of a run that has completed, in this engine and in the next", () =>
       Effect.gen(function*() {
         const { add, entries } = ledger()

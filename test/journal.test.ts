@@ -165,6 +165,59 @@ describe("what the journal writes", () => {
   )
 
   test(
+    "an insert is not merged with what else is written of its run: each gets an answer of its own",
+    Effect.gen(function*() {
+      const { batches, journal, store } = yield* harness
+      const answers = yield* Effect.all([
+        journal.write(insertion("a")),
+        journal.write(insertion("a")),
+        journal.write(steps("a", row("a", 0))),
+        Effect.sync(() => journal.jot(steps("a"), begun("a", 1))),
+        journal.write(insertion("a")),
+        journal.write(steps("a", row("a", 2)))
+      ], { concurrency: "unbounded" })
+      assert.deepStrictEqual(answers.map((answer) => answer?._tag), [
+        "Accepted",
+        "Exists",
+        "Accepted",
+        undefined,
+        "Exists",
+        "Accepted"
+      ])
+      assert.deepStrictEqual(batches.map(keysOf), [
+        [],
+        [],
+        ["a:1 IN_PROGRESS", "a:0 COMPLETED"],
+        [],
+        ["a:2 COMPLETED"]
+      ])
+      assert.strictEqual((yield* store.steps("a", 0, { after: null, limit: 10 })).length, 3)
+    })
+  )
+
+  test(
+    "a row that nobody waits for is not lost beside an insert of its run",
+    Effect.gen(function*() {
+      const { batches, begunCommit, gate, journal } = yield* harness
+      yield* journal.write(insertion("a"))
+      yield* gate.close
+      yield* begunCommit.close
+      const other = yield* Effect.fork(journal.write(insertion("b")))
+      yield* begunCommit.await
+      journal.jot(steps("a"), begun("a", 0))
+      const again = yield* Effect.fork(journal.write(insertion("a")))
+      yield* turns(3)
+      yield* TestClock.adjust("10 millis")
+      yield* gate.open
+      yield* Fiber.join(other)
+      assert.strictEqual((yield* Fiber.join(again))._tag, "Exists")
+      yield* TestClock.adjust("10 millis")
+      yield* turns(5)
+      assert.deepStrictEqual(batches.slice(2).map(keysOf), [[], ["a:0 IN_PROGRESS"]])
+    })
+  )
+
+  test(
     "a batch holds at most a thousand rows, and the order within a run stays",
     Effect.gen(function*() {
       const { batches, journal } = yield* harness

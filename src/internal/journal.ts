@@ -85,9 +85,12 @@ const rowsOf = (update: RunUpdate): number => Math.max(1, update.steps.length)
 const lastOfEach = (rows: ReadonlyArray<StepRow>): ReadonlyArray<StepRow> =>
   rows.length < 2 ? rows : [...new Map(rows.map((row) => [row.stepKey, row])).values()]
 
+/** What stands beside the insert of a run that exists already is not written, so an insert stands alone. */
+const canMerge = (first: RunUpdate, second: RunUpdate): boolean =>
+  first.epoch === second.epoch && first.insert === null && second.insert === null
+
 const merge = (first: RunUpdate, second: RunUpdate): RunUpdate => ({
   ...first,
-  insert: first.insert ?? second.insert,
   patch: second.patch ?? first.patch,
   reopen: [...first.reopen, ...second.reopen],
   steps: lastOfEach([...first.steps, ...second.steps]),
@@ -236,7 +239,7 @@ export class Journal {
       const group = groups.get(entry.update.workflowId)
       if (
         (rows > 0 && (rows + rowsOf(entry.update) > maxRows || characters + weight > maxCharacters)) ||
-        (group !== undefined && group.update.epoch !== entry.update.epoch)
+        (group !== undefined && !canMerge(group.update, entry.update))
       ) {
         break
       }
@@ -261,7 +264,7 @@ export class Journal {
 
   private withJots(update: RunUpdate): RunUpdate {
     const rows = this.jots.get(update.workflowId)
-    if (rows === undefined) {
+    if (rows === undefined || update.insert !== null) {
       return update
     }
     this.jots.delete(update.workflowId)
@@ -278,13 +281,16 @@ export class Journal {
   private takeOldJots(groups: Map<string, Group>) {
     const old = this.clock.unsafeCurrentTimeMillis() - jotMillis
     for (const [workflowId, rows] of this.jots) {
+      if (groups.get(workflowId)?.update.insert) {
+        continue
+      }
       for (const [key, jot] of rows) {
         if (jot.since <= old && groups.size < maxRows) {
           rows.delete(key)
           const group = groups.get(workflowId)
           if (group === undefined) {
             groups.set(workflowId, { update: jot.update, entries: [] })
-          } else if (group.update.epoch === jot.update.epoch) {
+          } else if (canMerge(group.update, jot.update)) {
             group.update = merge(jot.update, group.update)
           }
         }
