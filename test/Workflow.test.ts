@@ -741,6 +741,12 @@ describe.each(stores)("Workflow (%s)", (_, store) => {
             )
           ],
           [
+            "followed by a branch",
+            failing("pay", "declined").pipe(
+              Effect.catchAll((error) => Effect.zipRight(Branch.all([stepOf("apologise")]), Effect.fail(error)))
+            )
+          ],
+          [
             "in a branch that was followed",
             Branch.all([failing("pay", "declined")]).pipe(
               Effect.catchAll((error) => Effect.zipRight(stepOf("apologise"), Effect.fail(error))),
