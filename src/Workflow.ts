@@ -245,9 +245,10 @@ export const make = <
   if (problem !== null) {
     throw new TypeError(`The workflow name ${JSON.stringify(name)} cannot be used: ${problem}`)
   }
-  const payloadSchema: AnySchema = (Schema.isSchema(options.payload)
-    ? options.payload
-    : Schema.Struct(options.payload as Schema.Struct.Fields)) as AnySchema
+  const hasFields = !Schema.isSchema(options.payload)
+  const payloadSchema: AnySchema = (hasFields
+    ? Schema.Struct(options.payload as Schema.Struct.Fields)
+    : options.payload) as AnySchema
   const outcome: OutcomeSchemas = {
     success: (options.success ?? Schema.Void) as AnySchema,
     error: (options.error ?? Schema.Never) as AnySchema
@@ -255,7 +256,7 @@ export const make = <
 
   const construct = (input: unknown): unknown =>
     "make" in payloadSchema && typeof payloadSchema.make === "function"
-      ? payloadSchema.make(input ?? {})
+      ? payloadSchema.make(hasFields && input === undefined ? {} : input)
       : input
 
   const derivedId = (payload: unknown): string | null =>

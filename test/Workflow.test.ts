@@ -416,17 +416,26 @@ describe.each(stores)("Workflow (%s)", (_, store) => {
         )
       }).pipe(inEngine({ limits: { value: 64 } })))
 
-    test("may be any schema: a class, a value", () => {
+    test("may be any schema: a class, a value, a union with null", () => {
       class Order extends Schema.Class<Order>("Order")({ id: Schema.String, at: Schema.Date }) {}
       const ByClass = Workflow.make({ name: "by-class", payload: Order, success: Schema.String })
       const ByValue = Workflow.make({ name: "by-value", payload: Schema.Date, success: Schema.String })
+      const ByUnion = Workflow.make({
+        name: "by-union",
+        payload: Schema.NullOr(Schema.NonEmptyString).pipe(Schema.filter((value) => value !== "no")),
+        success: Schema.String
+      })
       return Effect.gen(function*() {
         expect(yield* ByClass.execute(new Order({ id: "1", at: on }))).toBe("true 1 0")
         expect(yield* ByValue.execute(on)).toBe("1970")
+        expect(yield* ByUnion.execute(null)).toBe("null")
+        expect(yield* ByUnion.execute("x")).toBe("x")
+        expect(yield* failure(ByUnion.execute("no"))).toMatchObject({ _tag: "PayloadInvalid" })
       }).pipe(inEngine({
         workflows: [
           ByClass.toLayer((order) => Effect.succeed(`${order instanceof Order} ${order.id} ${order.at.getTime()}`)),
-          ByValue.toLayer((date) => Effect.succeed(String(date.getUTCFullYear())))
+          ByValue.toLayer((date) => Effect.succeed(String(date.getUTCFullYear()))),
+          ByUnion.toLayer((value) => Effect.succeed(String(value)))
         ]
       }))
     })
