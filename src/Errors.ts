@@ -285,7 +285,8 @@ const printed = (operation: Operation | null) =>
 /**
  * The code asks for another operation than the one that is recorded. Nothing was overwritten.
  *
- * Deploy code that asks for what is recorded (the code that the run began with does), then `resume` the run.
+ * Deploy code that asks for what is recorded (the code that the run began with does), or give it back the input that it read
+ * outside any step, then `resume` the run.
  *
  * @since 0.1.0
  * @category errors
@@ -308,7 +309,8 @@ export class NonDeterminismError extends Schema.TaggedError<NonDeterminismError>
     const width = Math.max(...rows.map(([, recorded]) => recorded.length))
     return `Run ${shown(this.workflowId)} was recorded by other code than this:\n` +
       rows.map(([mark, recorded, requested]) => `${mark.padEnd(2)}${recorded.padEnd(width)}  ${requested}`).join("\n") +
-      "\nDeploy code that asks for what is recorded, then resume the run"
+      "\nDeploy code that asks for what is recorded, or give it back the input (a file, a setting) that it read then, and " +
+      "resume the run"
   }
 }
 

@@ -25,6 +25,8 @@ import { stores } from "./support/stores.js"
 
 class Refused extends Schema.TaggedError<Refused>()("Refused", { why: Schema.String, on: Schema.Date }) {}
 
+type Json = null | boolean | number | string | ReadonlyArray<Json> | { readonly [key: string]: Json }
+
 const Greeting = Workflow.make({
   name: "greeting",
   payload: { name: Schema.String },
@@ -328,9 +330,9 @@ describe.each(stores)("Workflow (%s)", (_, store) => {
       }).pipe(withJob(Effect.succeed(1))))
 
     test("with another payload is a conflict; the order of keys makes no other payload", () => {
-      const Any = Workflow.make({ name: "any", payload: Schema.Unknown as Schema.Schema<object> })
+      const Any = Workflow.make({ name: "any", payload: Schema.Unknown as Schema.Schema<Json> })
       return Effect.gen(function*() {
-        const start = (payload: object) => Any.start(payload, { workflowId: "wf" })
+        const start = (payload: Json) => Any.start(payload, { workflowId: "wf" })
         yield* start({ a: 1, b: { c: [1, 2], d: null } })
         expect(yield* start({ b: { d: null, c: [1, 2] }, a: 1 })).toBe("wf")
         for (const other of [{ a: 1, b: { c: [2, 1], d: null } }, { a: 1, b: { c: [1, 2] } }, {}, []]) {
@@ -399,9 +401,9 @@ describe.each(stores)("Workflow (%s)", (_, store) => {
     })
 
     test("that is no JSON once encoded is refused, and the error names the path", () => {
-      const Sneaky = Workflow.make({ name: "sneaky", payload: Schema.Unknown as Schema.Schema<object> })
+      const Sneaky = Workflow.make({ name: "sneaky", payload: Schema.Unknown as Schema.Schema<Json> })
       return Effect.gen(function*() {
-        const error = yield* failure(Sneaky.start({ list: [{ at: new Date(0) }] }))
+        const error = yield* failure(Sneaky.start({ list: [{ at: new Date(0) as never }] }))
         expect(error.message).toBe(
           "The payload for workflow \"sneaky\" cannot be used: it is not plain JSON once encoded by its schema: list[0].at is an instance of Date"
         )
@@ -412,7 +414,7 @@ describe.each(stores)("Workflow (%s)", (_, store) => {
       Effect.gen(function*() {
         const error = yield* failure(Greeting.start({ name: "x".repeat(100) }))
         expect(error.message).toBe(
-          "The payload for workflow \"greeting\" cannot be used: it is it has 111 bytes once encoded, and 64 are allowed"
+          "The payload for workflow \"greeting\" cannot be used: it is too large: it has 111 bytes once encoded, and 64 are allowed"
         )
       }).pipe(inEngine({ limits: { value: 64 } })))
 
@@ -833,7 +835,8 @@ describe.each(stores)("Workflow (%s)", (_, store) => {
           "  recorded          requested",
           "  0 step \"reserve\"  0 step \"reserve\"",
           "> 1 step \"charge\"   1 step \"refund\"",
-          "Deploy code that asks for what is recorded, then resume the run"
+          "Deploy code that asks for what is recorded, or give it back the input (a file, a setting) that it read then, and " +
+          "resume the run"
         ].join("\n"))
         expect(entries).toEqual([])
         expect(yield* recorded(jobId)).toEqual(["0 reserve", "1 charge"])

@@ -31,11 +31,7 @@ export class EffectsFile extends Effect.Service<EffectsFile>()("examples/Effects
   })
 }) {}
 
-/**
- * What a company does for a new employee. Only steps do it, so each of these may ask which step it runs in.
- *
- * @effect-expect-leaking CurrentStep
- */
+/** What a company does for a new employee. Only steps do it, so each of these may ask which step it runs in. */
 export class Company extends Effect.Service<Company>()("examples/Company", {
   effect: Effect.gen(function*() {
     const effects = yield* EffectsFile

@@ -32,6 +32,11 @@ export interface StepInfo {
   readonly attempt: number
 }
 
+/**
+ * A service whose methods are meant to be steps may ask for it.
+ *
+ * @effect-leakable-service
+ */
 export class CurrentStep extends Context.Tag("perdure/Step/Current")<CurrentStep, StepInfo>() {}
 
 /** A body, ready to be driven: it takes the recorded payload and answers with what is to be recorded. */

@@ -18,7 +18,7 @@ export class TooLarge extends Error {
   readonly limit: number
 
   constructor(bytes: number, limit: number) {
-    super(`it has ${bytes} bytes once encoded, and ${limit} are allowed`)
+    super(`too large: it has ${bytes} bytes once encoded, and ${limit} are allowed`)
     this.bytes = bytes
     this.limit = limit
   }
