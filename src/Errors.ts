@@ -386,7 +386,9 @@ export class Misplaced extends Schema.TaggedError<Misplaced>()("Misplaced", {
   detail: Schema.String
 }) {
   override get message() {
-    return `${this.operation} in run ${shown(this.workflowId)} cannot be recorded: ${this.detail}`
+    return `${this.operation} in run ${
+      shown(this.workflowId)
+    } cannot be recorded: ${this.detail}\nMend it, then resume the run`
   }
 }
 

@@ -182,6 +182,29 @@ describe.each(stores)("Eviction (%s)", (_, store) => {
         }))
     }
 
+    test("what a dropped body would do later is not done", () =>
+      Effect.gen(function*() {
+        const { add, entries } = ledger()
+        const { begun, pass } = gate()
+        let late = () => {}
+        const promise = new Promise<void>((resolve) => {
+          late = resolve
+        })
+        const body = Effect.exit(pass.pipe(Step.durable("wait"))).pipe(
+          Effect.zipRight(Effect.promise(() => promise)),
+          Effect.zipRight(add("went on")),
+          Effect.uninterruptible
+        )
+        const engine = yield* openEngine({ workflows: [asJob(body)] })
+        yield* engine.run(Job.start(undefined, { workflowId: "wf" }))
+        yield* begun
+        expect(yield* engine.close).toBe(5)
+        late()
+        yield* turns(10)
+        expect(entries).toEqual([])
+        expect(yield* statusOf("wf")).toBe("PENDING")
+      }))
+
     test("a step that cannot be interrupted holds the engine up for five seconds, and what it ends with is void", () =>
       Effect.gen(function*() {
         const { add, entries } = ledger()
@@ -419,6 +442,16 @@ describe.each(stores)("Eviction (%s)", (_, store) => {
               throw new Error("boom")
             })
           ).pipe(Effect.ensuring(stepOf("unlock")))
+        ).pipe(stoppedBy("BodyDied"))
+        expect(unwinding.map(({ id }) => id)).toEqual(["unlock"])
+      }).pipe(inEngine()))
+
+    test("more defects at once than are kept in mind list nothing by mistake", () =>
+      Effect.gen(function*() {
+        const defects = Array.from({ length: 20 }, (_, i) => Cause.die(i)).reduce(Cause.parallel)
+        const { unwinding } = yield* Workflow.run(
+          "wf",
+          Effect.zipRight(stepOf("a"), Effect.failCause(defects)).pipe(Effect.ensuring(stepOf("unlock")))
         ).pipe(stoppedBy("BodyDied"))
         expect(unwinding.map(({ id }) => id)).toEqual(["unlock"])
       }).pipe(inEngine()))

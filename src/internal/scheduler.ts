@@ -80,9 +80,6 @@ export class RunScheduler implements Scheduler.Scheduler {
   }
 
   private run() {
-    if (this.running) {
-      return
-    }
     this.running = true
     for (let round = 0; round < roundsInATurn && this.tasks.buckets.length > 0; round++) {
       const buckets = this.tasks.buckets

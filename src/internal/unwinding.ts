@@ -9,6 +9,7 @@ import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
+import * as Option from "effect/Option"
 import * as RuntimeFlags from "effect/RuntimeFlags"
 import * as RuntimeFlagsPatch from "effect/RuntimeFlagsPatch"
 import * as Supervisor from "effect/Supervisor"
@@ -32,9 +33,7 @@ export class Unwinding extends Supervisor.AbstractSupervisor<void> {
 
   override onEffect<A, E>(_: Fiber.RuntimeFiber<A, E>, effect: Effect.Effect<unknown, unknown, unknown>): void {
     if (Exit.isExit(effect) && Exit.isFailure(effect)) {
-      for (const defect of Cause.defects(effect.cause)) {
-        this.throws(defect)
-      }
+      Option.map(Cause.dieOption(effect.cause), (defect) => this.throws(defect))
     }
   }
 

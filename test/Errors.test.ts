@@ -1,0 +1,95 @@
+import { describe, expect, it } from "@effect/vitest"
+import { Schema } from "effect"
+import { Errors } from "perdure"
+
+const at = { target: "orders.db", detail: "disk I/O error" }
+const operation = { address: "1.0", kind: "step", id: "charge", fingerprint: null }
+
+/** Every error, with the words that say where it is and what to do. */
+const catalogue: ReadonlyArray<readonly [Error, ReadonlyArray<string>]> = [
+  [new Errors.StoreBusy(at), ["orders.db", "disk I/O error", "raise the store's \"busy\" option"]],
+  [new Errors.StoreFull(at), ["orders.db", "disk I/O error", "free some space"]],
+  [new Errors.StoreReadOnly(at), ["orders.db", "disk I/O error", "give this process write permission"]],
+  [new Errors.StoreCorrupt({ ...at, workflowId: null }), ["orders.db", "disk I/O error", "restore it from a backup"]],
+  [new Errors.StoreCorrupt({ ...at, workflowId: "wf" }), [
+    "orders.db",
+    "\"wf\"",
+    "restore that record",
+    "resume the run"
+  ]],
+  [new Errors.StoreUnavailable(at), ["orders.db", "disk I/O error", "check that the path exists"]],
+  [
+    new Errors.StoreSchemaMismatch({ target: "orders.db", found: 9, supported: 2, minCompatible: 7 }),
+    ["orders.db", "version 9", "from version 7 on", "only version 2", "upgrade perdure"]
+  ],
+  [new Errors.StoreRejected(at), ["orders.db", "disk I/O error", "the write was undone"]],
+  [new Errors.RunFenced({ workflowId: "wf", held: 3 }), ["\"wf\"", "epoch 3", "must stop"]],
+  [new Errors.WorkflowIdInvalid({ workflowId: "~", problem: "it begins with ~" }), ["\"~\"", "it begins with ~"]],
+  [
+    new Errors.WorkflowIdConflict({ workflowId: "wf", existing: "a", requested: "a" }),
+    ["\"wf\" of \"a\"", "another payload", "use another id"]
+  ],
+  [
+    new Errors.WorkflowIdConflict({ workflowId: "wf", existing: "a", requested: "b" }),
+    ["\"wf\"", "of \"a\"", "not of \"b\"", "use another id"]
+  ],
+  [new Errors.PayloadInvalid({ workflow: "a", problem: "name is missing" }), ["\"a\"", "name is missing"]],
+  [new Errors.WorkflowNotFound({ workflowId: "wf" }), ["\"wf\"", "check the id"]],
+  [new Errors.NothingToResume({ workflowId: "wf", why: "each was handled" }), ["\"wf\"", "each was handled"]],
+  [new Errors.BodyDied({ workflowId: "wf", detail: "boom", unwinding: [] }), ["\"wf\"", "boom", "resume the run"]],
+  [
+    new Errors.BodyDied({ workflowId: "wf", detail: "boom", unwinding: [operation] }),
+    ["\"wf\"", "boom", "1.0 step \"charge\"", "resume the run"]
+  ],
+  [
+    new Errors.StepDied({ workflowId: "wf", address: "1.0", stepId: "charge", attempt: 2, detail: "boom" }),
+    ["\"charge\"", "wf:1.0", "attempt 2", "boom", "resume the run"]
+  ],
+  [
+    new Errors.NonDeterminismError({
+      workflowId: "wf",
+      recorded: { ...operation, fingerprint: "v1" },
+      requested: null,
+      agreed: []
+    }),
+    ["\"wf\"", "1.0 step \"charge\" fingerprint \"v1\"", "(nothing)", "Deploy code", "resume the run"]
+  ],
+  [
+    new Errors.RecordUndecodable({ workflowId: "wf", record: "wf:1.0", detail: "Expected string" }),
+    ["\"wf\"", "wf:1.0", "Expected string", "resume"]
+  ],
+  [
+    new Errors.Misplaced({ workflowId: "wf", operation: "Step.durable(\"s\")", detail: "it was forked" }),
+    ["\"wf\"", "Step.durable(\"s\")", "it was forked", "resume"]
+  ],
+  [
+    new Errors.LimitExceeded({ workflowId: "wf", what: "the number of records", limit: 2, actual: 3 }),
+    ["\"wf\"", "the number of records", "2", "3"]
+  ],
+  [new Errors.Deadlocked({ workflowId: "wf", afterMillis: 100 }), ["\"wf\"", "100 ms", "resume the run"]],
+  [
+    new Errors.RunStopped({ workflowId: "wf", reason: new Errors.Deadlocked({ workflowId: "wf", afterMillis: 1 }) }),
+    ["\"wf\" is stopped", "although no step of it is under way"]
+  ]
+]
+
+describe("Errors", () => {
+  it.each(catalogue)("%o says where it is and what to do", (error, words) => {
+    for (const word of words) {
+      expect(error.message).toContain(word)
+    }
+  })
+
+  it("every reason of a stop is read back as it was written", () => {
+    const codec = Schema.parseJson(Errors.StopReason)
+    for (const [error] of catalogue) {
+      if (Schema.is(Errors.StopReason)(error)) {
+        const read = Schema.decodeSync(codec)(Schema.encodeSync(codec)(error))
+        expect(read).toEqual(error)
+        expect(read.message).toBe(error.message)
+      }
+    }
+    const reasons = catalogue.filter(([error]) => Schema.is(Errors.StopReason)(error)).map(([error]) => error.name)
+    expect(new Set(reasons)).toEqual(new Set(Errors.StopReason.members.map((member) => member._tag)))
+  })
+})
