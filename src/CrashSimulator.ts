@@ -32,14 +32,15 @@ export interface Options {
   readonly at?: Point
 }
 
-/** Calls back at the Nth time. */
-const atTheNth = ({ after, at = "step-started" }: Options, strike: (crash: () => void) => Effect.Effect<void>) => {
-  let left = after
-  return Layer.succeed(FaultPoints, {
-    active: true,
-    at: (point, crash) => Effect.suspend(() => point === at && --left === 0 ? strike(crash) : Effect.void)
+/** Calls back at the Nth time. Each build of the layer counts anew. */
+const atTheNth = ({ after, at = "step-started" }: Options, strike: (crash: () => void) => Effect.Effect<void>) =>
+  Layer.sync(FaultPoints, () => {
+    let left = after
+    return {
+      active: true,
+      at: (point, crash) => Effect.suspend(() => point === at && --left === 0 ? strike(crash) : Effect.void)
+    }
   })
-}
 
 /**
  * Kills this process with SIGKILL when the point is reached: no finalizer runs, nothing is flushed. Provide it to the engine's

@@ -54,6 +54,22 @@ describe.each(stores)("CrashSimulator.layerInterrupt (%s)", (_, store) => {
       }))
   }
 
+  test("counts steps that really start, and not those that are replayed", () =>
+    Effect.gen(function*() {
+      const { add, entries } = ledger()
+      const life = Workflow.run("wf", Effect.forEach(["a", "b", "c", "d"], (id) => stepOf(id, add))).pipe(
+        inEngine({ crashAfter: 2 })
+      )
+      yield* deathOf(life)
+      expect(entries).toEqual(["a"])
+      yield* deathOf(life)
+      expect(entries).toEqual(["a", "b"])
+      expect(yield* stepsOf("wf")).toEqual(["0 a COMPLETED 1!", "1 b COMPLETED 2!", "2 c IN_PROGRESS 1"])
+      yield* deathOf(life)
+      expect(yield* life).toEqual(["a", "b", "c", "d"])
+      expect(entries).toEqual(["a", "b", "c", "d"])
+    }))
+
   test("counts once: whatever starts later goes on", () =>
     Effect.gen(function*() {
       yield* deathOf(Workflow.run("first", stepOf("a")))
