@@ -1088,6 +1088,17 @@ describe.each(stores)("Workflow (%s)", (_, store) => {
         expect(yield* Fiber.join(fiber)).toBe(7_000)
       }))
 
+    test("records whole milliseconds, also where the clock of a test stands between two", () =>
+      Effect.gen(function*() {
+        const Free = Workflow.make({ name: "free", payload: {} })
+        yield* TestClock.setTime(1_000.75)
+        const id = yield* Free.start()
+        expect(id).toMatch(/^free\/00000000-03e8-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}$/)
+        expect(yield* Job.execute()).toBe("s")
+        expect(yield* rowOf(jobId)).toMatchObject({ createdAt: 1_000, updatedAt: 1_000, endedAt: 1_000 })
+        expect(yield* historyOf(jobId)).toMatchObject([{ startedAt: 1_000, updatedAt: 1_000 }])
+      }).pipe(withJob(stepOf("s"))))
+
     test("has the context and the FiberRefs of the place where its layer was built, not the caller's", () =>
       Effect.gen(function*() {
         class Printer extends Context.Tag("Printer")<Printer, string>() {}

@@ -22,6 +22,7 @@ import { emptyUpdate, isTransient } from "./journal.js"
 import type { Limits } from "./limits.js"
 import { addressOf, never, operationOf, Sequencer } from "./sequencer.js"
 import { Unwinding } from "./unwinding.js"
+import { wholeMillis } from "./wholeMillis.js"
 
 /** How the body ended: its value or its typed failure as JSON text, or what is wrong with it. */
 export type BodyEnd =
@@ -118,7 +119,7 @@ export class ActiveRun {
   }
 
   now(): number {
-    return this.household.clock.unsafeCurrentTimeMillis()
+    return wholeMillis(this.household.clock)
   }
 
   keyOf(address: string): string {

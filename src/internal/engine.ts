@@ -23,6 +23,7 @@ import { reopenable } from "./resume.js"
 import { identityOf, Roster } from "./roster.js"
 import type { Engine, Registration, RunEnd, StartRequest } from "./run.js"
 import { makeScript } from "./script.js"
+import { wholeMillis } from "./wholeMillis.js"
 
 export interface Settings {
   /** How long a replay waits for the body to ask for the next recorded outcome, in milliseconds. */
@@ -41,7 +42,7 @@ export const make = (settings: Settings): Effect.Effect<Engine["Type"], StoreErr
     const clock = yield* Effect.clock
     const fork = Runtime.runFork(yield* Effect.runtime<never>())
     const worker = yield* freshId
-    const now = () => clock.unsafeCurrentTimeMillis()
+    const now = () => wholeMillis(clock)
     yield* store.register({ id: worker, host: hostname(), pid: process.pid, startedAt: now() })
     const journal = yield* Journal.make(store, faults)
     const household: Household = {

@@ -1,7 +1,7 @@
 /** What ids and names may look like, and how fresh ones are made. */
-import * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
 import * as Random from "effect/Random"
+import { wholeMillis } from "./wholeMillis.js"
 
 /** Names of steps and workflows, and the ids that callers give, have at most this many bytes. */
 export const maxNameBytes = 256
@@ -31,7 +31,7 @@ const hex = (value: number, digits: number) => value.toString(16).padStart(digit
  * The time is in it because the default `Random` of two processes may begin with the same seed.
  */
 export const freshId: Effect.Effect<string> = Effect.gen(function*() {
-  const millis = hex(yield* Clock.currentTimeMillis, 12)
+  const millis = hex(wholeMillis(yield* Effect.clock), 12)
   const [a, b, c, d] = yield* Effect.all([
     Random.nextIntBetween(0, 0x1000),
     Random.nextIntBetween(0x8000, 0xc000),

@@ -13,6 +13,7 @@ import { emptyUpdate, engineClosed } from "./journal.js"
 import { asReason, pendingPatch, Residency, stoppedPatch } from "./residency.js"
 import type { Registration } from "./run.js"
 import { Watchers } from "./watchers.js"
+import { wholeMillis } from "./wholeMillis.js"
 
 /** Runs taken over in one transaction. */
 const claimSize = 100
@@ -173,6 +174,6 @@ export class Roster {
   }
 
   private now(): number {
-    return this.options.clock.unsafeCurrentTimeMillis()
+    return wholeMillis(this.options.clock)
   }
 }
