@@ -1031,6 +1031,16 @@ describe.each(stores)("Workflow (%s)", (_, store) => {
         expect(yield* Job.execute().pipe(withJob(body))).toBe("from a promise")
       }))
 
+    test("may be woken from outside by several at once while it has one branch", () =>
+      Effect.gen(function*() {
+        const values = [1, 2, 3].map((value) => Effect.promise(() => Promise.resolve(value)))
+        const body = Effect.gen(function*() {
+          const awaited = yield* Effect.all(values, { concurrency: "unbounded" })
+          return yield* Effect.succeed(awaited.join()).pipe(Step.durable("a"))
+        })
+        expect(yield* Job.execute().pipe(withJob(body))).toBe("1,2,3")
+      }))
+
     test("stops where something from outside wakes it while it has several branches", () =>
       Effect.gen(function*() {
         const { pass } = gate()
