@@ -730,6 +730,17 @@ describe.each(stores)("Engine (%s)", (_, store) => {
         }).pipe(withJob(stepOf("s")))
       ))
 
+    test("to open a failed step again says so, and the run stays as it is", () =>
+      withFaults((faults) =>
+        Effect.gen(function*() {
+          expect(yield* failure(Job.execute())).toBe("no")
+          faults.commit = (batch, call) =>
+            batch.some((update) => update.reopen.length > 0) ? Effect.fail(rejected) : call
+          expect(yield* failure(Job.resume(jobId))).toBe(rejected)
+          expect(yield* statusOf(jobId)).toBe("FAILED")
+        }).pipe(withJob(Effect.fail("no").pipe(Step.durable("s", { error: Schema.String }))))
+      ))
+
     test("even that a run is stopped is logged, and told to whoever waits", () =>
       withFaults((faults) =>
         Effect.gen(function*() {

@@ -806,6 +806,42 @@ describe.each(stores)("Workflow (%s)", (_, store) => {
         }).pipe(withJob(body))
         expect([...entries].sort()).toEqual(["after", "before", "deep 1", "deep 2", "fails 1", "fails 2", "fine"])
       }))
+
+    test("asked for by several at once, of a failed run and of a stopped one, is done once", () =>
+      Effect.gen(function*() {
+        const { add, entries } = ledger()
+        const attempted = Effect.flatMap(
+          Step.attempt,
+          (n) => Effect.zipRight(add(`attempt ${n}`), n === 1 ? Effect.fail("no") : Effect.succeed("yes"))
+        ).pipe(Step.durable("s", { error: Schema.String }))
+        const atOnce = <A, E, R>(self: Effect.Effect<A, E, R>) =>
+          Effect.all([self, self, self, self], { concurrency: "unbounded" })
+        yield* Effect.gen(function*() {
+          expect(yield* failure(Job.execute())).toBe("no")
+          yield* atOnce(Job.resume(jobId))
+          expect(yield* Job.await(jobId)).toBe("yes")
+          const call = Workflow.run("wf", attempted, { error: Schema.String })
+          expect(yield* failure(call)).toBe("no")
+          expect(yield* atOnce(call)).toEqual(["yes", "yes", "yes", "yes"])
+        }).pipe(withJob(attempted))
+        expect(entries).toEqual(["attempt 1", "attempt 2", "attempt 1", "attempt 2"])
+        // Where nobody drives the run at once, too.
+        yield* Job.execute(undefined, { workflowId: "other" }).pipe(failure, withJob(failing("s", "no")))
+        yield* atOnce(Job.resume("other")).pipe(inEngine())
+        expect(yield* stepsOf("other")).toEqual(["0 s FAILED 1"])
+        let broken = true
+        const mended = Effect.suspend(() => broken ? Effect.die("boom") : Effect.succeed("mended")).pipe(
+          Step.durable("s")
+        )
+        yield* Effect.gen(function*() {
+          const stopped = { workflowId: "stopped" }
+          yield* stoppedBy("StepDied")(Job.execute(undefined, stopped))
+          broken = false
+          yield* atOnce(Job.resume("stopped"))
+          expect(yield* Job.await("stopped")).toBe("mended")
+          expect((yield* attemptsOf("stopped")).length).toBe(1)
+        }).pipe(withJob(mended))
+      }))
   })
 
   describe("a replay by other code", () => {
@@ -1277,6 +1313,14 @@ describe.each(stores)("Workflow (%s)", (_, store) => {
         yield* open
         expect([yield* Fiber.join(first), yield* Fiber.join(second)]).toEqual(["done", "done"])
         expect(entries).toEqual(["ran"])
+      }).pipe(inEngine()))
+
+    test("called many times at the same moment, runs once and answers all", () =>
+      Effect.gen(function*() {
+        const { add, entries } = ledger()
+        const calls = Array.from({ length: 10 }, () => Workflow.run("wf", stepOf("s", add)))
+        expect(new Set(yield* Effect.all(calls, { concurrency: "unbounded" }))).toEqual(new Set(["s"]))
+        expect(entries).toEqual(["s"])
       }).pipe(inEngine()))
 
     test("called twice at once, goes on in the second call when the first is interrupted", () =>

@@ -1,5 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, Exit, Fiber, Layer, Schema, type Scope, TestClock } from "effect"
+import { Effect, Either, Exit, Fiber, Layer, Schema, Scope, TestClock } from "effect"
 import { Engine, Errors, MemoryStepStore, Step, StepStore, Workflow } from "perdure"
 import { emptyUpdate, type Entry, Journal } from "../src/internal/journal.js"
 import { turns } from "./support/harness.js"
@@ -192,6 +192,58 @@ describe("what the journal writes", () => {
         ["a:2 COMPLETED"]
       ])
       assert.strictEqual((yield* store.steps("a", 0, { after: null, limit: 10 })).length, 3)
+    })
+  )
+
+  test(
+    "rows that nobody waits for go together after a few milliseconds, but for those of another epoch",
+    Effect.gen(function*() {
+      const { batches, journal } = yield* harness
+      yield* journal.write(insertion("a"))
+      journal.jot(steps("a"), begun("a", 0))
+      journal.jot(steps("a"), begun("a", 1))
+      journal.jot({ ...steps("a"), epoch: 1 }, begun("a", 2))
+      yield* turns(3)
+      assert.strictEqual(batches.length, 1)
+      yield* TestClock.adjust("10 millis")
+      yield* turns(5)
+      assert.deepStrictEqual(batches.slice(1).map(keysOf), [["a:1 IN_PROGRESS", "a:0 IN_PROGRESS"]])
+    })
+  )
+
+  test(
+    "what still waits when the journal closes is told so",
+    Effect.gen(function*() {
+      const store = yield* StepStore.StepStore
+      const scope = yield* Scope.make()
+      const gate = yield* Effect.makeLatch(false)
+      const begunCommit = yield* Effect.makeLatch(false)
+      const journal = yield* Scope.extend(
+        Journal.make({
+          ...store,
+          commit: (batch) => Effect.zipRight(begunCommit.open, Effect.zipRight(gate.await, store.commit(batch)))
+        }, quiet),
+        scope
+      )
+      const first = yield* Effect.fork(journal.write(insertion("a")))
+      yield* begunCommit.await
+      const second = yield* Effect.fork(Effect.either(journal.write(insertion("b"))))
+      const close = yield* Effect.fork(Scope.close(scope, Exit.void))
+      yield* turns(3)
+      yield* gate.open
+      yield* Fiber.join(close)
+      assert.strictEqual((yield* Fiber.join(first))._tag, "Accepted")
+      for (const answer of [yield* Fiber.join(second), yield* Effect.either(journal.write(insertion("c")))]) {
+        assert.deepStrictEqual(
+          answer,
+          Either.left(
+            new Errors.StoreUnavailable({
+              target: store.target,
+              detail: "the layer of the engine that speaks to it has been closed"
+            })
+          )
+        )
+      }
     })
   )
 

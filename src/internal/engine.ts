@@ -190,8 +190,16 @@ export const make = (settings: Settings): Effect.Effect<Engine["Type"], StoreErr
 
     // -- resuming
 
-    const reopen = (row: RunRow, keys: ReadonlyArray<string>) =>
-      Effect.as(journal.write({ ...emptyUpdate(row), patch: pendingPatch(now()), reopen: keys }), true)
+    const reopen = (row: RunRow, keys: ReadonlyArray<string>): Effect.Effect<boolean, StoreError> =>
+      Effect.as(journal.write({ ...emptyUpdate(row), patch: pendingPatch(now()), reopen: keys }), true).pipe(
+        Effect.catchTag("StoreRejected", (error) =>
+          Effect.filterOrFail(
+            Effect.map(store.run(row.workflowId), Option.exists(({ status }) => status !== row.status)),
+            // Somebody else has done it in the meantime.
+            (done) => done,
+            () => error
+          ))
+      )
 
     /** Makes a run that has ended badly claimable again, if it can be. */
     const revive = (row: RunRow): Effect.Effect<boolean, StoreError> => {

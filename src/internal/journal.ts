@@ -85,14 +85,16 @@ const rowsOf = (update: RunUpdate): number => Math.max(1, update.steps.length)
 const lastOfEach = (rows: ReadonlyArray<StepRow>): ReadonlyArray<StepRow> =>
   rows.length < 2 ? rows : [...new Map(rows.map((row) => [row.stepKey, row])).values()]
 
-/** What stands beside the insert of a run that exists already is not written, so an insert stands alone. */
+/** Whether an update may turn out to be in vain, because somebody else has done it already. */
+const isContested = (update: RunUpdate): boolean => update.insert !== null || update.reopen.length > 0
+
+/** What may be in vain stands alone, so that its answer is not that of another update. */
 const canMerge = (first: RunUpdate, second: RunUpdate): boolean =>
-  first.epoch === second.epoch && first.insert === null && second.insert === null
+  first.epoch === second.epoch && !isContested(first) && !isContested(second)
 
 const merge = (first: RunUpdate, second: RunUpdate): RunUpdate => ({
   ...first,
   patch: second.patch ?? first.patch,
-  reopen: [...first.reopen, ...second.reopen],
   steps: lastOfEach([...first.steps, ...second.steps]),
   attempts: [...first.attempts, ...second.attempts]
 })
@@ -264,7 +266,7 @@ export class Journal {
 
   private withJots(update: RunUpdate): RunUpdate {
     const rows = this.jots.get(update.workflowId)
-    if (rows === undefined || update.insert !== null) {
+    if (rows === undefined || isContested(update)) {
       return update
     }
     this.jots.delete(update.workflowId)
@@ -281,7 +283,8 @@ export class Journal {
   private takeOldJots(groups: Map<string, Group>) {
     const old = this.clock.unsafeCurrentTimeMillis() - jotMillis
     for (const [workflowId, rows] of this.jots) {
-      if (groups.get(workflowId)?.update.insert) {
+      // What is in the batch already has its rows with it, or must do without them.
+      if (groups.has(workflowId)) {
         continue
       }
       for (const [key, jot] of rows) {
