@@ -208,11 +208,11 @@ export interface RunUpdate {
  * @since 0.1.0
  * @category models
  */
-export type CommitAnswer<Row = RunRow> =
+export type CommitAnswer<Row = Either.Either<RunRow, StoreError>> =
   | { readonly _tag: "Accepted" }
   /** The run is in another epoch, or gone: nothing of this update was written. */
   | { readonly _tag: "Fenced" }
-  /** The run to create is there already: nothing of this update was written. */
+  /** The run to create is there already: nothing of this update was written. Its row, or why that cannot be read. */
   | { readonly _tag: "Exists"; readonly run: Row }
 
 /**
@@ -739,16 +739,17 @@ const lift = (encoded: Encoded, codec: PayloadCodecShape): StepStore["Type"] => 
     return step
   })
 
-  const openAnswer = (answer: CommitAnswer<RunRowEncoded>): Effect.Effect<CommitAnswer, StoreError> =>
+  /** The batch is written by now: what is wrong with a row that was there already must not fail the others. */
+  const openAnswer = (answer: CommitAnswer<RunRowEncoded>): Effect.Effect<CommitAnswer> =>
     answer._tag === "Exists"
-      ? Effect.map(openRun(answer.run), (run) => ({ _tag: "Exists", run }))
+      ? Effect.map(Effect.either(openRun(answer.run)), (run) => ({ _tag: "Exists", run }))
       : Effect.succeed(answer)
 
   const isOpened = (answer: CommitAnswer<unknown>): answer is CommitAnswer<never> => answer._tag !== "Exists"
 
   const openAnswers = (
     answers: ReadonlyArray<CommitAnswer<RunRowEncoded>>
-  ): Effect.Effect<ReadonlyArray<CommitAnswer>, StoreError> =>
+  ): Effect.Effect<ReadonlyArray<CommitAnswer>> =>
     answers.every(isOpened) ? Effect.succeed(answers) : Effect.forEach(answers, openAnswer)
 
   const openAll = <Row, A>(

@@ -730,6 +730,26 @@ describe.each(stores)("Engine (%s)", (_, store) => {
         }).pipe(withJob(stepOf("s")))
       ))
 
+    test("a start that finds a damaged run leaves the others in its batch alone", () =>
+      withFaults((faults) =>
+        Effect.gen(function*() {
+          yield* Job.execute(undefined, { workflowId: "damaged" })
+          const corrupt = new Errors.StoreCorrupt({ ...where, workflowId: "damaged" })
+          faults.commit = (_, call) =>
+            Effect.map(
+              call,
+              (answers) =>
+                answers.map((answer) => answer._tag === "Exists" ? { ...answer, run: Either.left(corrupt) } : answer)
+            )
+          const [good, bad] = yield* Effect.all([
+            Job.execute(undefined, { workflowId: "good" }),
+            Effect.flip(Job.start(undefined, { workflowId: "damaged" }))
+          ], { concurrency: "unbounded" })
+          expect(good).toBe("s")
+          expect(bad).toEqual(corrupt)
+        }).pipe(withJob(stepOf("s")))
+      ))
+
     test("to open a failed step again says so, and the run stays as it is", () =>
       withFaults((faults) =>
         Effect.gen(function*() {

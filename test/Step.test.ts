@@ -277,6 +277,26 @@ describe.each(stores)("Step (%s)", (_, store) => {
         }).pipe(inEngine()))
     }
 
+    class Unprintable extends Error {
+      override get message(): string {
+        throw new Error("no message for you")
+      }
+    }
+    const unprintable: ReadonlyArray<readonly [what: string, defect: () => unknown, says: string]> = [
+      ["a bigint in an object", () => ({ n: 1n }), "[object Object]"],
+      ["an error whose message throws", () => new Unprintable(), "a defect that cannot be printed"]
+    ]
+    for (const [what, defect, says] of unprintable) {
+      test(`a defect that cannot be printed (${what}) stops the run like any other, in a step and in the body`, () =>
+        Effect.gen(function*() {
+          const dies = Effect.suspend(() => Effect.die(defect()))
+          expect((yield* Workflow.run("step", dies.pipe(Step.durable("s"))).pipe(stoppedBy("StepDied"))).detail).toBe(
+            says
+          )
+          expect((yield* Workflow.run("body", dies).pipe(stoppedBy("BodyDied"))).detail).toBe(says)
+        }).pipe(inEngine()))
+    }
+
     test("a value that its schema does not describe stops the run", () =>
       Effect.gen(function*() {
         const wrong = Effect.succeed(1 as unknown as string)
@@ -726,6 +746,26 @@ describe.each(stores)("Step (%s)", (_, store) => {
         expect(reason.message).toContain("Expected number, actual \"v1\"")
         expect(reason.message).toContain("Schema.Union")
         expect(yield* Workflow.run("wf", body(Schema.Union(Schema.String, Schema.Number), Effect.void))).toBe("v1")
+      }).pipe(inEngine()))
+
+    test("a schema that throws stops its run as undecodable, which no body swallows, and no other run notices", () =>
+      Effect.gen(function*() {
+        const Throws = Schema.transform(Schema.String, Schema.String, {
+          decode: () => {
+            throw new Error("the schema threw")
+          },
+          encode: (text) => text
+        })
+        const bad = Branch.all([
+          Effect.succeed("v1").pipe(Step.durable("s", { success: Throws }), Effect.catchAllCause(() => Effect.void)),
+          Effect.void
+        ], { concurrency: "unbounded", discard: true })
+        const [reason, good] = yield* Effect.all([
+          Workflow.run("bad", bad).pipe(stoppedBy("RecordUndecodable")),
+          Workflow.run("good", Effect.zipRight(stepOf("a"), stepOf("b")))
+        ], { concurrency: "unbounded" })
+        expect(reason).toMatchObject({ record: "bad:0.0", detail: expect.stringContaining("the schema threw") })
+        expect(good).toBe("b")
       }).pipe(inEngine()))
 
     test("a recorded failure that its schema no longer decodes stops the run, as does the lack of a schema", () =>

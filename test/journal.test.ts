@@ -1,3 +1,5 @@
+import { setFlagsFromString } from "node:v8"
+import { runInNewContext } from "node:vm"
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Either, Exit, Fiber, Layer, Schema, Scope, TestClock } from "effect"
 import { Engine, Errors, MemoryStepStore, Step, StepStore, Workflow } from "perdure"
@@ -90,6 +92,12 @@ const keysOf = (batch: ReadonlyArray<StepStore.RunUpdate> | undefined) =>
 
 const test = (name: string, body: Effect.Effect<unknown, unknown, StepStore.StepStore | Scope.Scope>) =>
   it.scoped(name, () => Effect.provide(body, MemoryStepStore.layer))
+
+/** Collects what nothing refers to any more. */
+const collect = Effect.sync(() => {
+  setFlagsFromString("--expose-gc")
+  runInNewContext("gc")()
+})
 
 // ---------------------------------------------------------------------------------------------------------------------
 // with the engine
@@ -489,4 +497,25 @@ describe("rows that nobody waits for", () => {
       assert.deepStrictEqual(keysOf(batches[3]), ["b:1 COMPLETED", "a:5 IN_PROGRESS"])
     })
   )
+
+  it.scoped("what is written is not kept in memory", () =>
+    Effect.gen(function*() {
+      const base = yield* StepStore.StepStore
+      const journal = yield* Journal.make({
+        ...base,
+        commit: (batch) => Effect.succeed(batch.map(() => ({ _tag: "Accepted" as const })))
+      }, quiet)
+      const written: Array<WeakRef<StepStore.RunUpdate>> = []
+      for (let n = 0; n < 10; n++) {
+        const update = steps("wf", row("wf", n))
+        written.push(new WeakRef(update))
+        yield* journal.write(update)
+      }
+      yield* turns(5)
+      yield* collect
+      assert.deepStrictEqual(
+        written.slice(0, 9).map((update) => update.deref()),
+        Array.from({ length: 9 }, () => undefined)
+      )
+    }).pipe(Effect.provide(MemoryStepStore.layer)))
 })

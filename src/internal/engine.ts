@@ -99,7 +99,7 @@ export const make = (settings: Settings): Effect.Effect<Engine["Type"], StoreErr
 
     /** Creates a run; answers the row that was there already. */
     const insert = (request: StartRequest, owned: boolean): Effect.Effect<RunRow | null, StoreError> =>
-      Effect.map(
+      Effect.flatMap(
         journal.write({
           ...emptyUpdate({ workflowId: request.workflowId, generation: 0, epoch: owned ? 1 : 0 }),
           insert: {
@@ -112,7 +112,7 @@ export const make = (settings: Settings): Effect.Effect<Engine["Type"], StoreErr
             createdAt: now()
           }
         }),
-        (answer) => answer._tag === "Exists" ? answer.run : null
+        (answer) => answer._tag === "Exists" ? answer.run : Effect.succeed(null)
       )
 
     const start = (request: StartRequest) =>
@@ -157,22 +157,20 @@ export const make = (settings: Settings): Effect.Effect<Engine["Type"], StoreErr
       workflowId: string,
       name: string
     ): Effect.Effect<RunEnd, WorkflowNotFound | StoreError> =>
-      Effect.suspend(() => {
-        const watch = roster.watchers.watch(workflowId)
-        return roster.whileOpen.pipe(
+      roster.watchers.watching(workflowId, (happened) =>
+        roster.whileOpen.pipe(
           Effect.zipRight(rowOf(workflowId, name)),
           Effect.flatMap((row) =>
             Option.match(endOf(row), {
-              onSome: Effect.succeed,
+              onSome: (end) => Effect.succeed(Effect.succeed(end)),
               onNone: () =>
-                (roster.isElsewhere(row)
-                  ? Effect.zipRight(warnUnregistered(name), watch.happened)
-                  : roster.claimOne(row)).pipe(Effect.zipRight(awaitEnd(workflowId, name)))
+                Effect.as(
+                  roster.isElsewhere(row) ? Effect.zipRight(warnUnregistered(name), happened) : roster.claimOne(row),
+                  awaitEnd(workflowId, name)
+                )
             })
-          ),
-          Effect.ensuring(watch.close)
-        )
-      })
+          )
+        ))
 
     const awaitEnd = (workflowId: string, name: string): Effect.Effect<RunEnd, WorkflowNotFound | StoreError> =>
       Effect.suspend(() => {

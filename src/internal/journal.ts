@@ -7,6 +7,7 @@
 import type * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
+import * as MutableList from "effect/MutableList"
 import type * as Scope from "effect/Scope"
 import { type StoreError, StoreUnavailable } from "../Errors.js"
 import type { CommitAnswer, RunUpdate, StepRow, StepStore } from "../StepStore.js"
@@ -100,8 +101,7 @@ const merge = (first: RunUpdate, second: RunUpdate): RunUpdate => ({
 })
 
 export class Journal {
-  private readonly queue: Array<Entry> = []
-  private head = 0
+  private readonly queue = MutableList.empty<Entry>()
   private characters = 0
   private readonly outside = new Set<() => void>()
   /** By run, and in it by step key. */
@@ -178,7 +178,7 @@ export class Journal {
       entry.done(Exit.fail(engineClosed(this.store.target)))
       return
     }
-    this.queue.push(entry)
+    MutableList.append(this.queue, entry)
     this.characters += weigh(entry.update)
     const rows = this.jots.get(entry.update.workflowId)
     for (const step of entry.update.steps) {
@@ -189,9 +189,10 @@ export class Journal {
 
   private close() {
     this.closed = true
-    for (const entry of this.queue.splice(this.head)) {
+    for (const entry of this.queue) {
       entry.done(Exit.fail(engineClosed(this.store.target)))
     }
+    MutableList.reset(this.queue)
   }
 
   /** The writer is woken in the next turn of the event loop: others get theirs, and join the batch. */
@@ -207,7 +208,7 @@ export class Journal {
     Effect.zipRight(
       Effect.async<void>((resume) => {
         this.waiting = () => resume(Effect.void)
-        if (this.head < this.queue.length) {
+        if (!MutableList.isEmpty(this.queue)) {
           this.wake()
         }
       }),
@@ -235,8 +236,7 @@ export class Journal {
     const groups = new Map<string, Group>()
     let rows = 0
     let characters = 0
-    while (this.head < this.queue.length) {
-      const entry = this.queue[this.head]!
+    for (let entry = MutableList.head(this.queue); entry !== undefined; entry = MutableList.head(this.queue)) {
       const weight = weigh(entry.update)
       const group = groups.get(entry.update.workflowId)
       if (
@@ -245,7 +245,7 @@ export class Journal {
       ) {
         break
       }
-      this.head++
+      MutableList.shift(this.queue)
       this.characters -= weight
       if (entry.cancelled()) {
         continue
@@ -305,10 +305,6 @@ export class Journal {
   }
 
   private makeRoom() {
-    if (this.head > 1_024 && this.head * 2 > this.queue.length) {
-      this.queue.splice(0, this.head)
-      this.head = 0
-    }
     for (const enter of this.outside) {
       if (this.characters < maxWaiting) {
         this.outside.delete(enter)

@@ -52,22 +52,23 @@ export const makeScript =
           ))
 
       /** Awaits the outcome of a run that lives elsewhere, or takes it over where it does not. */
-      const attend: Effect.Effect<RunEnd, Failure> = Effect.suspend(() => {
-        const watch = roster.watchers.watch(workflowId)
-        const wait = Effect.zipRight(Effect.interruptible(watch.happened), attend)
+      const attend: Effect.Effect<RunEnd, Failure> = roster.watchers.watching(workflowId, (happened) => {
+        const wait = Effect.as(Effect.interruptible(happened), Effect.suspend(() => attend))
         return roster.whileOpen.pipe(
           Effect.zipRight(Effect.flatten(store.run(workflowId))),
           Effect.catchTag("NoSuchElementException", Effect.die),
-          Effect.flatMap((row) =>
+          Effect.flatMap((row): Effect.Effect<Effect.Effect<RunEnd, Failure>, StoreError> =>
             Option.match(endOf(row), {
-              onSome: Effect.succeed,
+              onSome: (end) => Effect.succeed(Effect.succeed(end)),
               onNone: () =>
                 roster.residents.has(workflowId)
                   ? wait
-                  : Effect.flatMap(take(row), Option.match({ onNone: () => wait, onSome: stay }))
+                  : Effect.flatMap(
+                    take(row),
+                    Option.match({ onNone: () => wait, onSome: (residency) => Effect.succeed(stay(residency)) })
+                  )
             })
-          ),
-          Effect.ensuring(watch.close)
+          )
         )
       })
 

@@ -1,7 +1,9 @@
 /** How values cross into records and back: through their schema if they have one, else as plain JSON. */
+import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
 import * as ParseResult from "effect/ParseResult"
 import * as Schema from "effect/Schema"
+import { describe } from "./describe.js"
 import { fromText, problemOf, toText } from "./json.js"
 
 type AnySchema = Schema.Schema<unknown, unknown, unknown>
@@ -56,6 +58,10 @@ const encodePlain = (
 export const decode = (text: string | null, schema: AnySchema | null): Effect.Effect<unknown, string, unknown> =>
   schema === null
     ? Effect.sync(() => fromText(text))
-    : Effect.mapError(Schema.decodeUnknown(schema)(fromText(text)), pretty)
+    : Effect.suspend(() => Schema.decodeUnknown(schema)(fromText(text))).pipe(
+      Effect.mapError(pretty),
+      // A schema that throws does not understand the record either, and the body must not be able to swallow that.
+      Effect.catchAllDefect((defect) => Effect.fail(`its schema died: ${describe(Cause.die(defect))}`))
+    )
 
 const pretty = (error: ParseResult.ParseError) => ParseResult.TreeFormatter.formatErrorSync(error)

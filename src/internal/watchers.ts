@@ -4,30 +4,34 @@ import * as Effect from "effect/Effect"
 import * as FiberId from "effect/FiberId"
 import type { Change } from "../StepStore.js"
 
-export interface Watch {
-  /** Something may have happened since the watch was set up. */
-  readonly happened: Effect.Effect<void>
-  readonly close: Effect.Effect<void>
-}
-
 export class Watchers {
   private readonly byRun = new Map<string, Set<Deferred.Deferred<void>>>()
 
-  /** Sets up a watch. What is read after this and before waiting cannot be missed. */
-  watch(workflowId: string): Watch {
-    const deferred = Deferred.unsafeMake<void>(FiberId.none)
-    const watching = this.byRun.get(workflowId) ?? new Set()
-    watching.add(deferred)
-    this.byRun.set(workflowId, watching)
-    return {
-      happened: Deferred.await(deferred),
-      close: Effect.sync(() => {
-        watching.delete(deferred)
-        if (watching.size === 0 && this.byRun.get(workflowId) === watching) {
-          this.byRun.delete(workflowId)
-        }
-      })
-    }
+  /**
+   * Looks at a run while watching it, and goes on with what the look answers. What happens between the look and the waiting
+   * for it cannot be missed. The watch has ended before the next step is taken, so that who looks again and again holds one.
+   *
+   * @param look - is given what waits until something may have happened; answers what to do next
+   */
+  watching<A, E, E2>(
+    workflowId: string,
+    look: (happened: Effect.Effect<void>) => Effect.Effect<Effect.Effect<A, E>, E2>
+  ): Effect.Effect<A, E | E2> {
+    return Effect.suspend(() => {
+      const deferred = Deferred.unsafeMake<void>(FiberId.none)
+      const watching = this.byRun.get(workflowId) ?? new Set()
+      watching.add(deferred)
+      this.byRun.set(workflowId, watching)
+      return Effect.ensuring(
+        look(Deferred.await(deferred)),
+        Effect.sync(() => {
+          watching.delete(deferred)
+          if (watching.size === 0 && this.byRun.get(workflowId) === watching) {
+            this.byRun.delete(workflowId)
+          }
+        })
+      )
+    }).pipe(Effect.flatten)
   }
 
   notify(change: Change): void {
