@@ -1134,6 +1134,21 @@ describe.each(stores)("Workflow (%s)", (_, store) => {
         expect(yield* Fiber.join(fiber)).toBe(7_000)
       }))
 
+    test("of a later generation has the generation in its keys, and replays by them", () =>
+      Effect.gen(function*() {
+        const { add, entries } = ledger()
+        const workflowId = "a:b#2"
+        yield* plant(workflowId, { status: "PENDING" }, { generation: 1, epoch: 0 })
+        const body = (end: Effect.Effect<void>) =>
+          Effect.zipRight(Branch.all([stepOf("a", add)]), Effect.zipLeft(stepOf("b", add), end))
+        yield* Job.await(workflowId).pipe(stoppedBy("BodyDied"), withJob(body(Effect.die("end"))))
+        yield* Effect.zipRight(Job.resume(workflowId), Job.await(workflowId)).pipe(withJob(body(Effect.void)))
+        expect(entries).toEqual(["a", "b"])
+        const store = yield* StepStore.StepStore
+        const rows = yield* store.history(workflowId, 1, { after: null, limit: 10 })
+        expect(rows.map((row) => row.stepKey)).toEqual(["a:b#2:1#0.0", "a:b#2:1#1"])
+      }))
+
     test("records whole milliseconds, also where the clock of a test stands between two", () =>
       Effect.gen(function*() {
         const Free = Workflow.make({ name: "free", payload: {} })

@@ -124,7 +124,7 @@ export class ActiveRun {
 
   keyOf(address: string): string {
     const { generation, workflowId } = this.identity
-    return generation === 0 ? `${workflowId}:${address}` : `${workflowId}:${address}#${generation}`
+    return generation === 0 ? `${workflowId}:${address}` : `${workflowId}:${generation}#${address}`
   }
 
   // -- history

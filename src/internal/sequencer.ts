@@ -55,8 +55,9 @@ const sameOperation = (recorded: StepRow, requested: Operation) =>
   recorded.stepId === requested.id &&
   recorded.fingerprint === requested.fingerprint
 
-/** The address is what follows the last colon of a key. */
-export const addressOf = (stepKey: string): string => stepKey.slice(stepKey.lastIndexOf(":") + 1)
+/** The address is what follows the last colon of a key, and the generation if there is one: `wf-123:0`, `wf-123:1#0`. */
+export const addressOf = (stepKey: string): string =>
+  stepKey.slice(Math.max(stepKey.lastIndexOf(":"), stepKey.lastIndexOf("#")) + 1)
 
 /** The operation that a row is the record of. */
 export const operationOf = (row: StepRow): Operation => ({
