@@ -258,6 +258,29 @@ describe.each(stores)("Engine (%s)", (_, store) => {
         expect(yield* Job.await(jobId).pipe(withJob(stepOf("s")))).toBe("s")
       }))
 
+    test("lets a step that was cut off let go, and writes nothing of it", () =>
+      Effect.gen(function*() {
+        const { add, entries } = ledger()
+        const slow = gate()
+        const cleaning = gate()
+        const body = Branch.race(
+          stepOf("slow", () => Effect.onInterrupt(slow.pass, () => Effect.zipRight(cleaning.pass, add("clean")))),
+          stepOf("quick", () => slow.begun)
+        )
+        const engine = yield* openEngine({ workflows: [live(body)] })
+        yield* engine.run(Job.start())
+        yield* cleaning.begun
+        const close = yield* Effect.fork(engine.close)
+        yield* turns(20)
+        expect(close.unsafePoll()).toBeNull()
+        yield* cleaning.open
+        yield* Fiber.join(close)
+        expect(entries).toEqual(["clean"])
+        expect(yield* recorded(jobId)).toEqual(["1.0 quick"])
+        expect((yield* stepsOf(jobId)).filter((row) => row.includes("FAILED"))).toEqual([])
+        expect(yield* rowOf(jobId)).toMatchObject({ status: "PENDING", owner: null })
+      }))
+
     test("that cannot be recorded leaves the run to those who see that the worker is gone", () =>
       withFaults((faults) =>
         Effect.gen(function*() {
