@@ -2,7 +2,6 @@
 import * as Cause from "effect/Cause"
 import * as Chunk from "effect/Chunk"
 import * as Either from "effect/Either"
-import * as Inspectable from "effect/Inspectable"
 
 /** Longer than a person reads. */
 const maxDetail = 8_000
@@ -19,7 +18,7 @@ export const describe = (cause: Cause.Cause<unknown>): string =>
   ).slice(0, maxDetail)
 
 const describeDefect = (defect: unknown): string =>
-  printed(() => Inspectable.toStringUnknown(defect), () => "a defect that cannot be printed")
+  printed(() => String(defect), () => "a defect that cannot be printed")
 
 /** A text, or another one if making the first throws: an error may bring a `message` or a `toJSON` of its own. */
 const printed = (print: () => string, otherwise: () => string): string => Either.getOrElse(Either.try(print), otherwise)
