@@ -38,7 +38,7 @@ describe("Watchers", () => {
             expect(watchers["byRun"].get("wf")?.size).toBe(1)
             watchers.notify(["wf"])
             yield* happened
-            return times === 0 ? Effect.succeed(times) : look(times - 1)
+            return yield* Effect.succeed(times === 0 ? Effect.succeed(times) : look(times - 1))
           }))
       expect(yield* look(1_000)).toBe(0)
       expect(watchers["byRun"].size).toBe(0)
