@@ -177,7 +177,7 @@ const fromFile = (options: Options): Effect.Effect<StepStore.StepStore["Type"], 
       withConnection: (work) => inOneTurn(work, session)
     })
     yield* useWal(database)
-    return yield* fromDatabase(database, options)
+    return yield* fromDatabase(database, options, false)
   }).pipe(Effect.catchAll(explain(target)))
 }
 
@@ -198,7 +198,7 @@ const fromClient = Effect.fnUntraced(function*(options: ClientOptions) {
         Effect.flatMap(sql.reserve, (connection) => inOneTurn(withoutWaiting(work), new Session(connection, prepared)))
       )
   })
-  return yield* fromDatabase(database, options)
+  return yield* fromDatabase(database, options, true)
 })
 
 /** The driver's wait for a lock blocks the whole process, and only Effect's lets its timers run. */
@@ -212,7 +212,7 @@ const withoutWaiting = <A>(work: Work<A>): Work<A> => (session) =>
       )
   )
 
-const fromDatabase = Effect.fnUntraced(function*(database: Database, options: ClientOptions) {
+const fromDatabase = Effect.fnUntraced(function*(database: Database, options: ClientOptions, sharesClient: boolean) {
   const { busy, namespace, pollInterval, synchronous, tablePrefix } = {
     namespace: "default",
     tablePrefix: "",
@@ -226,6 +226,7 @@ const fromDatabase = Effect.fnUntraced(function*(database: Database, options: Cl
   return yield* StepStore.make(makeStore({
     database,
     statements: makeStatements(sqlite, tablePrefix, namespace),
+    sharesClient,
     liveness: file === "" ? inMemory : besideFile({ file, namespace, busy }),
     watch: file === "" ? () => Effect.void : watch(database, pollInterval)
   }))

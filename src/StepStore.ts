@@ -6,6 +6,7 @@
  *
  * @since 0.1.0
  */
+import * as Cause from "effect/Cause"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import type * as Either from "effect/Either"
@@ -15,9 +16,10 @@ import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import type { StoreError } from "./Errors.js"
 import { StopReason, StoreCorrupt } from "./Errors.js"
+import { describe } from "./internal/describe.js"
 import { digest } from "./internal/digest.js"
 import { withoutTransaction } from "./internal/transaction.js"
-import { identity, PayloadCodec, type PayloadCodecShape } from "./PayloadCodec.js"
+import { identity, PayloadCodec, type PayloadCodecError, type PayloadCodecShape } from "./PayloadCodec.js"
 
 // ---------------------------------------------------------------------------------------------------------------------
 // models
@@ -389,6 +391,8 @@ export interface Encoded {
   readonly target: string
   /** Runs of other namespaces are invisible. */
   readonly namespace: string
+  /** The application may hold the store's only connection, in a transaction of its own. */
+  readonly sharesClient: boolean
   /**
    * Applies a batch in one transaction, and answers for each update in turn. A run stands in a batch at most once. An
    * update that is fenced off or finds its run there already leaves the others alone. A step that would overwrite a final
@@ -470,6 +474,8 @@ export class StepStore extends Context.Tag("perdure/StepStore")<StepStore, {
   readonly interfaceVersion: 1
   readonly target: string
   readonly namespace: string
+  /** Whether the application may hold the store's only connection, in a transaction of its own. */
+  readonly sharesClient: boolean
   /** One transaction for all updates, durable when it returns; an answer for each, in order. */
   readonly commit: (batch: ReadonlyArray<RunUpdate>) => Effect.Effect<ReadonlyArray<CommitAnswer>, StoreError>
   /** Takes over runs that nobody owns or whose owner is dead; every earlier claim on them is dead from then on. */
@@ -547,8 +553,16 @@ const lift = (encoded: Encoded, codec: PayloadCodecShape): StepStore["Type"] => 
   const damaged = (workflowId: string, detail: string) =>
     new StoreCorrupt({ target: encoded.target, workflowId, detail })
 
+  /** A codec that dies concerns the run at hand, like one that fails. */
+  const coded = (workflowId: string, work: () => Effect.Effect<string, PayloadCodecError>) =>
+    Effect.suspend(work).pipe(
+      Effect.mapError((error) => error.message),
+      Effect.catchAllDefect((defect) => Effect.fail(`the codec "${codec.name}" died: ${describe(Cause.die(defect))}`)),
+      Effect.mapError((detail) => damaged(workflowId, detail))
+    )
+
   const sealText = (workflowId: string, json: string): Effect.Effect<string, StoreError> =>
-    Effect.mapError(codec.encode(json), (error) => damaged(workflowId, error.message))
+    coded(workflowId, () => codec.encode(json))
 
   const seal = (workflowId: string, json: string | null): Effect.Effect<string | null, StoreError> =>
     json === null ? Effect.succeed(null) : sealText(workflowId, json)
@@ -556,7 +570,7 @@ const lift = (encoded: Encoded, codec: PayloadCodecShape): StepStore["Type"] => 
   const openText = (workflowId: string, stored: string, name: string | null): Effect.Effect<string, StoreError> =>
     plain && name === identity.name
       ? Effect.succeed(stored)
-      : Effect.mapError(codec.decode(stored, name ?? identity.name), (error) => damaged(workflowId, error.message))
+      : coded(workflowId, () => codec.decode(stored, name ?? identity.name))
 
   const open = (
     workflowId: string,
@@ -761,6 +775,7 @@ const lift = (encoded: Encoded, codec: PayloadCodecShape): StepStore["Type"] => 
     interfaceVersion: 1,
     target: encoded.target,
     namespace: encoded.namespace,
+    sharesClient: encoded.sharesClient,
     commit: (batch) => withoutTransaction(Effect.flatMap(Effect.flatMap(sealAll(batch), encoded.commit), openAnswers)),
     claim: (options) =>
       openAll(encoded.claim(options), (row) =>

@@ -23,6 +23,7 @@ import { reopenable } from "./resume.js"
 import { identityOf, Roster } from "./roster.js"
 import type { Engine, Registration, RunEnd, StartRequest } from "./run.js"
 import { makeScript } from "./script.js"
+import { inTransaction } from "./transaction.js"
 import { wholeMillis } from "./wholeMillis.js"
 
 export interface Settings {
@@ -75,7 +76,9 @@ export const make = (settings: Settings): Effect.Effect<Engine["Type"], StoreErr
         false
       )
 
-    const recover = quietly(Effect.flatMap(store.dead, (dead) => roster.claimAll(dead)))
+    const recover = quietly(
+      Effect.zipRight(roster.resolveDoubts, Effect.flatMap(store.dead, (dead) => roster.claimAll(dead)))
+    )
 
     yield* store.changes.pipe(
       Stream.runForEach((change) => {
@@ -100,18 +103,21 @@ export const make = (settings: Settings): Effect.Effect<Engine["Type"], StoreErr
     /** Creates a run; answers the row that was there already. */
     const insert = (request: StartRequest, owned: boolean): Effect.Effect<RunRow | null, StoreError> =>
       Effect.flatMap(
-        journal.write({
-          ...emptyUpdate({ workflowId: request.workflowId, generation: 0, epoch: owned ? 1 : 0 }),
-          insert: {
-            name: request.name,
-            version: request.version,
-            status: owned ? "RUNNING" : "PENDING",
-            owner: owned ? worker : null,
-            fingerprint: request.fingerprint,
-            payload: request.payload,
-            createdAt: now()
-          }
-        }),
+        Effect.tapErrorCause(
+          journal.write({
+            ...emptyUpdate({ workflowId: request.workflowId, generation: 0, epoch: owned ? 1 : 0 }),
+            insert: {
+              name: request.name,
+              version: request.version,
+              status: owned ? "RUNNING" : "PENDING",
+              owner: owned ? worker : null,
+              fingerprint: request.fingerprint,
+              payload: request.payload,
+              createdAt: now()
+            }
+          }),
+          () => owned ? roster.doubt(request.workflowId) : Effect.void
+        ),
         (answer) => answer._tag === "Exists" ? answer.run : Effect.succeed(null)
       )
 
@@ -119,16 +125,24 @@ export const make = (settings: Settings): Effect.Effect<Engine["Type"], StoreErr
       Effect.suspend(() => {
         const { name, payload, workflowId } = request
         const owned = roster.registered.has(name)
-        return Effect.flatMap(insert(request, owned), (row) => {
-          if (row !== null && (row.name !== name || row.fingerprint !== request.fingerprint)) {
-            return Effect.fail(new WorkflowIdConflict({ workflowId, existing: row.name, requested: name }))
-          }
-          if (row === null && owned) {
-            roster.inhabitDefined({ workflowId, name, generation: 0, epoch: 1 }, true, payload)
-          }
-          return Effect.succeed(workflowId)
-        })
-      }).pipe((self) => roster.arrive(self), Effect.uninterruptible)
+        return roster.arrive(
+          workflowId,
+          Effect.tap(insert(request, owned), (row) =>
+            row === null && owned
+              ? roster.inhabitDefined({ workflowId, name, generation: 0, epoch: 1 }, true, payload)
+              : Effect.void)
+        ).pipe(
+          Effect.flatMap((row): Effect.Effect<void, WorkflowIdConflict | StoreError> => {
+            if (row === null) {
+              return Effect.void
+            }
+            return row.name === name && row.fingerprint === request.fingerprint
+              ? roster.adopt(row)
+              : Effect.fail(new WorkflowIdConflict({ workflowId, existing: row.name, requested: name }))
+          }),
+          Effect.as(workflowId)
+        )
+      }).pipe(Effect.uninterruptible)
 
     // -- asking
 
@@ -251,13 +265,29 @@ export const make = (settings: Settings): Effect.Effect<Engine["Type"], StoreErr
             })
         ))
 
+    /** A store that shares the application's client would wait for the caller's transaction, which waits for the store. */
+    const apart = <A, E>(called: string, self: Effect.Effect<A, E>): Effect.Effect<A, E> =>
+      store.sharesClient
+        ? Effect.if(inTransaction, {
+          onTrue: () =>
+            Effect.dieMessage(
+              `${called} was called inside a transaction of a SqlClient, and ${store.target} is reached through the ` +
+                "application's own client (layerClient): each would wait for the other. Call it after the transaction"
+            ),
+          onFalse: () => self
+        })
+        : self
+
+    const script = makeScript({ roster, store, insert: (request) => insert(request, true), revive })
+
     return {
       register,
-      start,
-      await: awaitEnd,
-      poll: (workflowId, name) => Effect.map(store.run(workflowId), Option.filter((row) => row.name === name)),
-      resume,
-      script: makeScript({ roster, store, insert: (request) => insert(request, true), revive }),
+      start: (request) => apart("start", start(request)),
+      await: (workflowId, name) => apart("await", awaitEnd(workflowId, name)),
+      poll: (workflowId, name) =>
+        apart("poll", Effect.map(store.run(workflowId), Option.filter((row) => row.name === name))),
+      resume: (workflowId, name) => apart("resume", resume(workflowId, name)),
+      script: (request) => apart("Workflow.run", script(request)),
       maxValueBytes: settings.limits.value
     }
   })

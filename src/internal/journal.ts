@@ -4,7 +4,6 @@
  * One fiber takes what is waiting and commits it in one transaction; each waiting run goes on when its batch is durable. A
  * thousand runs share an fsync, and a run alone waits for no timer. Group commit as databases do it (DeWitt et al. 1984).
  */
-import type * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as MutableList from "effect/MutableList"
@@ -106,18 +105,18 @@ export class Journal {
   private readonly outside = new Set<() => void>()
   /** By run, and in it by step key. */
   private readonly jots = new Map<string, Map<string, Jot>>()
+  /** How often the timer of the jots has fired. It, and not the time, says which are old: a clock may be set back. */
+  private round = 0
   private closed = false
   private waiting: (() => void) | null = null
   private waitingForJots: (() => void) | null = null
 
   private readonly store: StepStore["Type"]
   private readonly faults: FaultPointsShape
-  private readonly clock: Clock.Clock
 
-  private constructor(store: StepStore["Type"], faults: FaultPointsShape, clock: Clock.Clock) {
+  private constructor(store: StepStore["Type"], faults: FaultPointsShape) {
     this.store = store
     this.faults = faults
-    this.clock = clock
   }
 
   /**
@@ -129,7 +128,7 @@ export class Journal {
     faults: FaultPointsShape
   ): Effect.Effect<Journal, never, Scope.Scope> =>
     Effect.gen(function*() {
-      const journal = new Journal(store, faults, yield* Effect.clock)
+      const journal = new Journal(store, faults)
       yield* Effect.addFinalizer(() => Effect.sync(() => journal.close()))
       yield* Effect.forkScoped(Effect.withTracerEnabled(Effect.forever(journal.turn), false))
       yield* Effect.forkScoped(Effect.withTracerEnabled(Effect.forever(journal.jotTimer), false))
@@ -168,7 +167,7 @@ export class Journal {
       rows = new Map()
       this.jots.set(update.workflowId, rows)
     }
-    rows.set(row.stepKey, { update: { ...update, steps: [row] }, since: this.clock.unsafeCurrentTimeMillis() })
+    rows.set(row.stepKey, { update: { ...update, steps: [row] }, since: this.round })
     this.waitingForJots?.()
   }
 
@@ -228,7 +227,10 @@ export class Journal {
       }
     }).pipe(
       Effect.zipRight(Effect.sleep(jotMillis)),
-      Effect.zipRight(Effect.sync(() => this.wake()))
+      Effect.zipRight(Effect.sync(() => {
+        this.round++
+        this.wake()
+      }))
     )
   )
 
@@ -281,14 +283,13 @@ export class Journal {
   }
 
   private takeOldJots(groups: Map<string, Group>) {
-    const old = this.clock.unsafeCurrentTimeMillis() - jotMillis
     for (const [workflowId, rows] of this.jots) {
       // What is in the batch already has its rows with it, or must do without them.
       if (groups.has(workflowId)) {
         continue
       }
       for (const [key, jot] of rows) {
-        if (jot.since <= old && groups.size < maxRows) {
+        if (jot.since < this.round && groups.size < maxRows) {
           rows.delete(key)
           const group = groups.get(workflowId)
           if (group === undefined) {

@@ -17,8 +17,13 @@ export const nameProblem = (name: string, maxBytes = maxNameBytes): string | nul
   if (name.length * 3 > maxBytes && Buffer.byteLength(name) > maxBytes) {
     return `it has ${Buffer.byteLength(name)} bytes, and ${maxBytes} are allowed`
   }
-  return broken.test(name) ? "it contains a NUL or half a surrogate pair" : null
+  return brokenText(name)
 }
+
+const brokenText = (text: string) => broken.test(text) ? "it contains a NUL or half a surrogate pair" : null
+
+/** Says why a text cannot be a fingerprint; `null` if it can. */
+export const fingerprintProblem = (fingerprint: string): string | null => brokenText(fingerprint)
 
 /** Says why a caller cannot give this id to a run; `null` if it can. */
 export const workflowIdProblem = (workflowId: string): string | null =>

@@ -3,7 +3,7 @@ import * as Effect from "effect/Effect"
 import type * as FiberStatus from "effect/FiberStatus"
 import type { StepRow } from "../StepStore.js"
 import type { AnyFiber, Branch, InStep } from "./place.js"
-import { placeOf } from "./place.js"
+import { placeOf, runsOn } from "./place.js"
 import type { Wait } from "./sequencer.js"
 
 /** What to write instead of a fork that reserves nothing; the table is in the README too, and is a test. */
@@ -93,6 +93,12 @@ const request = <A, E, R>(
   const run = branch.run
   if (spec.problem !== null) {
     return run.refuse(run.misplaced(spec.called, spec.problem))
+  }
+  if (!runsOn(fiber, run.sequencer.scheduler)) {
+    return run.refuse(run.misplaced(
+      spec.called,
+      "it was called on another scheduler than that of its run, which cannot see when the body is at rest. Use Effect.withScheduler inside a step"
+    ))
   }
   const sequence = branch.take(1)
   const operation = {

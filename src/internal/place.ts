@@ -10,6 +10,7 @@ import type * as Fiber from "effect/Fiber"
 import type * as FiberId from "effect/FiberId"
 import * as FiberRef from "effect/FiberRef"
 import * as FiberRefs from "effect/FiberRefs"
+import type * as Scheduler from "effect/Scheduler"
 import type { ActiveRun } from "./activeRun.js"
 
 /** A branch that still asks for this many operations after its run has left goes on for ever. */
@@ -102,6 +103,10 @@ const placeRef: FiberRef.FiberRef<Place> = FiberRef.unsafeMake(outside, {
   join: (parent) => parent
 })
 
+/** Whether what a fiber does next is seen by the scheduler of a run. */
+export const runsOn = (fiber: AnyFiber, scheduler: Scheduler.Scheduler): boolean =>
+  fiber.getFiberRef(FiberRef.currentScheduler) === scheduler
+
 /** A fiber as Effect hands it to those who look at it. */
 export type AnyFiber = Fiber.RuntimeFiber<unknown, unknown>
 
@@ -133,10 +138,12 @@ export const inBranch = <A, E, R>(
   branch: Branch,
   onTwice: () => Effect.Effect<never>
 ): Effect.Effect<A, E, R> =>
-  Effect.withFiberRuntime((fiber) => {
-    if (branch.running) {
-      return onTwice()
-    }
-    branch.enter(fiber)
-    return Effect.ensuring(Effect.locally(self, placeRef, branch), Effect.sync(() => branch.leave()))
-  })
+  Effect.uninterruptibleMask((restore) =>
+    Effect.withFiberRuntime((fiber) => {
+      if (branch.running) {
+        return restore(onTwice())
+      }
+      branch.enter(fiber)
+      return Effect.ensuring(restore(Effect.locally(self, placeRef, branch)), Effect.sync(() => branch.leave()))
+    })
+  )

@@ -157,14 +157,22 @@ export class Residency {
     )
   }
 
-  /** Gives the run up, and waits until it has left. */
-  readonly leave: Effect.Effect<void> = Effect.suspend(() => {
+  /** The run is to leave, or, if its life here has not begun, not to begin it. */
+  giveUp(): void {
     this.leaving = true
     this.run.finish({ _tag: "Evicted" })
     if (this.resting) {
       Deferred.unsafeDone(this.abandoned, Effect.succeedNone)
     }
-    return Effect.ignore(Effect.sandbox(Deferred.await(this.ended)))
+  }
+
+  /** Waits until the run has left, whatever the reason. */
+  readonly left: Effect.Effect<void> = Effect.suspend(() => Effect.ignore(Effect.sandbox(Deferred.await(this.ended))))
+
+  /** Gives the run up, and waits until it has left. */
+  readonly leave: Effect.Effect<void> = Effect.suspend(() => {
+    this.giveUp()
+    return this.left
   })
 
   /** Tries again what the store could not do, until it can, or until the run is to leave. */

@@ -3,9 +3,10 @@ import type * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
 import * as Either from "effect/Either"
 import type * as Fiber from "effect/Fiber"
+import * as Option from "effect/Option"
 import type * as Runtime from "effect/Runtime"
 import type { StoreError } from "../Errors.js"
-import type { Claimed, RunRow, StepStore } from "../StepStore.js"
+import type { Claimed, RunPatch, RunRow, StepStore } from "../StepStore.js"
 import type { Household, RunIdentity } from "./activeRun.js"
 import type { Program } from "./body.js"
 import { ofDefinition } from "./body.js"
@@ -43,8 +44,12 @@ export class Roster {
   readonly residents = new Map<string, Residency>()
   readonly watchers = new Watchers()
   private readonly options: RosterOptions
-  /** How many runs are on their way: owned by this worker in the store, and not living here yet. */
-  private arriving = 0
+  /** Runs on their way: owned by this worker in the store, perhaps, and not living here yet. */
+  private readonly arriving = new Map<string, number>()
+  /** How many claims are under way that may bring any run. */
+  private claiming = 0
+  /** Runs that could not be created for all one knows: if they were, they are this worker's, and nobody drives them. */
+  private readonly doubtful = new Set<string>()
   private closed = false
 
   constructor(options: RosterOptions) {
@@ -72,32 +77,84 @@ export class Roster {
     )
   }
 
-  /** Lets a run live here until it ends, stops or leaves. */
+  /**
+   * Lets a run live here until it ends, stops or leaves; after an earlier life of it here, which may still be leaving. In an
+   * engine that has closed meanwhile it leaves at once.
+   */
   inhabit(identity: RunIdentity, fresh: boolean, program: Program): Residency {
+    const { workflowId } = identity
+    const before = this.residents.get(workflowId)
     const residency = new Residency(identity, this.options.store, this.options.household)
-    this.residents.set(identity.workflowId, residency)
-    this.options.fork(Effect.ensuring(
-      residency.live(fresh, program),
-      Effect.sync(() => {
-        this.residents.delete(identity.workflowId)
-        this.watchers.notify([identity.workflowId])
-      })
-    ))
+    this.residents.set(workflowId, residency)
+    if (this.closed) {
+      residency.giveUp()
+    }
+    this.options.fork(
+      (before === undefined ? Effect.void : before.left).pipe(
+        Effect.zipRight(residency.live(fresh, program)),
+        Effect.ensuring(Effect.sync(() => {
+          if (this.residents.get(workflowId) === residency) {
+            this.residents.delete(workflowId)
+          }
+          this.watchers.notify([workflowId])
+        }))
+      )
+    )
     return residency
   }
 
-  /** Lets a run of a registered workflow live here. */
-  inhabitDefined(identity: RunIdentity, fresh: boolean, payload: string | null): void {
-    const { registration, runtime } = this.registered.get(identity.name)!
-    this.inhabit(identity, fresh, ofDefinition(registration, payload, runtime))
+  /** Lets a run live here if its workflow is registered still; gives it back if not. */
+  inhabitDefined(identity: RunIdentity, fresh: boolean, payload: string | null): Effect.Effect<void> {
+    return Effect.suspend(() => {
+      const registered = this.registered.get(identity.name)
+      return registered === undefined
+        ? this.patch(identity, pendingPatch(this.now()))
+        : Effect.sync(() =>
+          this.inhabit(identity, fresh, ofDefinition(registered.registration, payload, registered.runtime))
+        )
+    })
   }
 
   /** Marks a run as on its way while an effect brings it here, so that it is not taken for an orphan. */
-  arrive<A, E, R>(self: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> {
+  arrive<A, E, R>(workflowId: string, self: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> {
     return Effect.suspend(() => {
-      this.arriving++
-      return Effect.ensuring(self, Effect.sync(() => this.arriving--))
+      this.arriving.set(workflowId, (this.arriving.get(workflowId) ?? 0) + 1)
+      return Effect.ensuring(
+        self,
+        Effect.sync(() => {
+          const others = this.arriving.get(workflowId)! - 1
+          if (others === 0) {
+            this.arriving.delete(workflowId)
+          } else {
+            this.arriving.set(workflowId, others)
+          }
+        })
+      )
     })
+  }
+
+  /** Creating the run failed: the store may have created it all the same. */
+  doubt(workflowId: string): Effect.Effect<void> {
+    return Effect.sync(() => this.doubtful.add(workflowId))
+  }
+
+  /** Takes up what has been created here although that seemed to fail. */
+  readonly resolveDoubts: Effect.Effect<void, StoreError> = Effect.suspend(() =>
+    Effect.forEach(
+      [...this.doubtful],
+      (workflowId) =>
+        Effect.flatMap(this.options.store.run(workflowId), (row) =>
+          Effect.zipRight(
+            Option.isSome(row) ? this.adopt(row.value) : Effect.void,
+            Effect.sync(() => this.doubtful.delete(workflowId))
+          )),
+      { discard: true }
+    )
+  )
+
+  /** Takes a run up that is this worker's and does not live here, if that is so. */
+  adopt(row: RunRow): Effect.Effect<void, StoreError> {
+    return Effect.suspend(() => this.isElsewhere(row) ? Effect.void : this.claimOne(row))
   }
 
   // -- claiming
@@ -119,9 +176,13 @@ export class Roster {
   }
 
   private claim(names: ReadonlyArray<string>, workflowId: string | null, dead: ReadonlyArray<string>) {
-    return this.arrive(
-      Effect.tap(this.claimRows(names, workflowId, dead), Effect.forEach((claimed) => this.admit(claimed)))
-    )
+    return Effect.uninterruptible(Effect.suspend(() => {
+      this.claiming++
+      return Effect.ensuring(
+        Effect.tap(this.claimRows(names, workflowId, dead), Effect.forEach((claimed) => this.admit(claimed))),
+        Effect.sync(() => this.claiming--)
+      )
+    }))
   }
 
   /** Takes runs over without letting them live here yet. */
@@ -146,7 +207,8 @@ export class Roster {
   }
 
   private orphaned(row: RunRow): boolean {
-    return row.owner === this.options.worker && this.arriving === 0 && !this.residents.has(row.workflowId)
+    return row.owner === this.options.worker && this.claiming === 0 &&
+      !this.arriving.has(row.workflowId) && !this.residents.has(row.workflowId)
   }
 
   /** Whether the store and this process agree on where the run is. An answer of the store that was lost makes them differ. */
@@ -158,18 +220,14 @@ export class Roster {
     return Either.match(claimed.run, {
       // The row is damaged: this run stops, and the others go on.
       onLeft: (error) => this.patch(claimed, stoppedPatch(this.now(), asReason(error))),
-      onRight: (row) =>
-        this.registered.has(row.name)
-          ? Effect.sync(() => this.inhabitDefined(identityOf(row), false, row.payload))
-          // Its layer has been closed in the meantime.
-          : this.patch(claimed, pendingPatch(this.now()))
+      onRight: (row) => this.inhabitDefined(identityOf(row), false, row.payload)
     })
   }
 
-  private patch(claimed: Claimed, patch: ReturnType<typeof pendingPatch>): Effect.Effect<void> {
+  private patch(run: Pick<RunIdentity, "workflowId" | "generation" | "epoch">, patch: RunPatch): Effect.Effect<void> {
     return Effect.catchAll(
-      this.options.store.commit([{ ...emptyUpdate(claimed), patch }]),
-      (error) => Effect.logWarning(`Run ${JSON.stringify(claimed.workflowId)} could not be given back`, error.message)
+      this.options.store.commit([{ ...emptyUpdate(run), patch }]),
+      (error) => Effect.logWarning(`Run ${JSON.stringify(run.workflowId)} could not be given back`, error.message)
     )
   }
 

@@ -12,7 +12,7 @@ import type { StopReason } from "../Errors.js"
 import { LimitExceeded, RecordUndecodable, StepDied } from "../Errors.js"
 import type { StepRow, StepStatus } from "../StepStore.js"
 import { describe } from "./describe.js"
-import { nameProblem } from "./names.js"
+import { fingerprintProblem, nameProblem } from "./names.js"
 import type { Begun } from "./operation.js"
 import { durable } from "./operation.js"
 import type { Branch, InStep } from "./place.js"
@@ -40,7 +40,8 @@ export const step = (
   spec: StepSpec
 ): Effect.Effect<unknown, unknown, unknown> => {
   const called = `Step.durable(${JSON.stringify(spec.id)})`
-  const problem = nameProblem(spec.id)
+  const idProblem = nameProblem(spec.id)
+  const printProblem = spec.fingerprint === null ? null : fingerprintProblem(spec.fingerprint)
   return durable<unknown, unknown, unknown>({
     called,
     kind: "step",
@@ -50,7 +51,9 @@ export const step = (
     answer: (record, branch) => answer(record, spec, branch),
     // A step within a step is part of the outer one.
     inStep: () => Effect.scoped(self),
-    problem: problem === null ? null : `its step id cannot be used: ${problem}`
+    problem: idProblem === null
+      ? printProblem === null ? null : `its fingerprint cannot be used: ${printProblem}`
+      : `its step id cannot be used: ${idProblem}`
   })
 }
 

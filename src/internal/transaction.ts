@@ -8,6 +8,11 @@ import { TransactionConnection } from "@effect/sql/SqlClient"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 
+/** Whether a transaction of some client surrounds the effect. */
+export const inTransaction: Effect.Effect<boolean> = Effect.withFiberRuntime((fiber) =>
+  Effect.succeed(fiber.currentContext.unsafeMap.has(TransactionConnection.key))
+)
+
 /**
  * Runs the effect as if no transaction surrounded it. Where none does, which is nearly always, that costs next to
  * nothing.

@@ -56,12 +56,12 @@ const encodePlain = (
 
 /** The value of a recorded text, or why the schema does not accept it. */
 export const decode = (text: string | null, schema: AnySchema | null): Effect.Effect<unknown, string, unknown> =>
-  schema === null
-    ? Effect.sync(() => fromText(text))
-    : Effect.suspend(() => Schema.decodeUnknown(schema)(fromText(text))).pipe(
-      Effect.mapError(pretty),
-      // A schema that throws does not understand the record either, and the body must not be able to swallow that.
-      Effect.catchAllDefect((defect) => Effect.fail(`its schema died: ${describe(Cause.die(defect))}`))
-    )
+  Effect.suspend(() => {
+    const value = fromText(text)
+    return schema === null ? Effect.succeed(value) : Effect.mapError(Schema.decodeUnknown(schema)(value), pretty)
+  }).pipe(
+    // A codec that gave back something else than it was given, or a schema that throws: the body must not be able to swallow it.
+    Effect.catchAllDefect((defect) => Effect.fail(`decoding it died: ${describe(Cause.die(defect))}`))
+  )
 
 const pretty = (error: ParseResult.ParseError) => ParseResult.TreeFormatter.formatErrorSync(error)

@@ -46,13 +46,16 @@ export class Session {
 
 /**
  * The driver caches what came of preparing a statement, and a failure as long as a success. So after such a failure each
- * statement is asked for under another text, which differs by a space.
+ * statement is asked for under another text, which differs by a comment.
  */
 export class Prepared {
   salt = ""
+  private failures = 0
 
   readonly note = (failure: SqlError): void => {
-    this.salt += failure.message.startsWith("Failed to prepare") ? " " : ""
+    if (failure.message.startsWith("Failed to prepare")) {
+      this.salt = ` /* ${++this.failures} */`
+    }
   }
 }
 

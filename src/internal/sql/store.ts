@@ -21,10 +21,11 @@ export const make = (options: {
   readonly database: Database
   readonly statements: Statements
   readonly liveness: Liveness
+  readonly sharesClient: boolean
   /** Runs while somebody listens to changes, and reports what other connections committed. */
   readonly watch: (report: () => void) => Effect.Effect<void, never, Scope.Scope>
 }): StepStore.Encoded => {
-  const { database, liveness, statements } = options
+  const { database, liveness, sharesClient, statements } = options
   const { namespace } = statements
   const hub = new ChangeHub()
 
@@ -210,6 +211,7 @@ export const make = (options: {
   return {
     target: database.target,
     namespace,
+    sharesClient,
     commit,
     claim,
     run: (workflowId) =>
