@@ -1,3 +1,4 @@
+import { SqliteClient } from "@effect/sql-sqlite-node"
 import { describe, expect, it } from "@effect/vitest"
 import {
   Cause,
@@ -6,6 +7,7 @@ import {
   Either,
   Exit,
   Fiber,
+  FiberId,
   Layer,
   type Runtime,
   Schema,
@@ -13,11 +15,21 @@ import {
   Stream,
   TestClock
 } from "effect"
-import { Branch, type Engine, Errors, MemoryStepStore, Step, StepStore, Workflow } from "perdure"
+import {
+  Branch,
+  type Engine,
+  Errors,
+  MemoryStepStore,
+  PayloadCodec,
+  SqliteStepStore,
+  Step,
+  StepStore,
+  Workflow
+} from "perdure"
 import { FaultPoints } from "../src/internal/faultPoints.js"
 import { Journal } from "../src/internal/journal.js"
 import { defaultLimits } from "../src/internal/limits.js"
-import { Residency } from "../src/internal/residency.js"
+import { pendingPatch, Residency } from "../src/internal/residency.js"
 import { newRun } from "./suites/rows.js"
 import { brings, failCommits, logs, records, withFaults } from "./support/faults.js"
 import {
@@ -491,6 +503,33 @@ describe.each(stores)("Engine (%s)", (_, store) => {
         expect(yield* rowOf(jobId)).toMatchObject({ status: "COMPLETED", epoch: 2 })
       }).pipe(losing((update) => update.insert !== null)))
 
+    test("of a definition is driven once the caller starts it again", () =>
+      Effect.gen(function*() {
+        expect(yield* failure(Job.start())).toMatchObject({ _tag: "StoreUnavailable" })
+        expect(yield* Job.start()).toBe(jobId)
+        yield* eventually(statusOf(jobId), (status) => status === "COMPLETED")
+      }).pipe(losing((update) => update.insert !== null)))
+
+    test("of a definition is driven after a while, whatever the caller does", () =>
+      Effect.gen(function*() {
+        expect(yield* failure(Job.start())).toMatchObject({ _tag: "StoreUnavailable" })
+        yield* TestClock.adjust("5 seconds")
+        yield* eventually(statusOf(jobId), (status) => status === "COMPLETED")
+      }).pipe(losing((update) => update.insert !== null)))
+
+    test("is not taken for one where nothing was created", () =>
+      withFaults((faults) =>
+        Effect.gen(function*() {
+          faults.commit = (batch, call) =>
+            batch.some((update) => update.insert !== null) ? Effect.fail(new Errors.StoreUnavailable(where)) : call
+          expect(yield* failure(Job.start())).toMatchObject({ _tag: "StoreUnavailable" })
+          yield* TestClock.adjust("10 seconds")
+          expect(yield* allRuns).toEqual([])
+          faults.commit = (_, call) => call
+          expect(yield* Job.execute()).toBe("s")
+        }).pipe(withJob(stepOf("s")))
+      ))
+
     test("of a definition is adopted by the next call of `execute`, and by `resume`", () =>
       Effect.gen(function*() {
         expect(yield* failure(Job.execute())).toMatchObject({ _tag: "StoreUnavailable" })
@@ -821,6 +860,140 @@ describe.each(stores)("Engine (%s)", (_, store) => {
       }))
   })
 
+  describe("a run on its way here", () => {
+    /** Creating a run takes until the gate opens. */
+    const slowInserts = (
+      use: (inserts: ReturnType<typeof gate>) => Effect.Effect<void, unknown, StepStore.StepStore | Scope.Scope>
+    ) =>
+      withFaults((faults) => {
+        const inserts = gate()
+        faults.commit = (batch, call) =>
+          batch.some((update) => update.insert !== null) ? Effect.zipLeft(call, inserts.pass) : call
+        return use(inserts)
+      })
+
+    test("as the layer of its workflow closes is given back, and goes on when the layer is there again", () =>
+      slowInserts((inserts) =>
+        Effect.gen(function*() {
+          const { add, entries } = ledger()
+          const scope = yield* Scope.make()
+          yield* Layer.buildWithScope(live(stepOf("s", add)), scope)
+          const started = yield* Effect.fork(Job.start())
+          yield* inserts.begun
+          yield* Scope.close(scope, Exit.void)
+          yield* inserts.open
+          expect(yield* Fiber.join(started)).toBe(jobId)
+          expect(yield* rowOf(jobId)).toMatchObject({ status: "PENDING", owner: null })
+          expect(entries).toEqual([])
+          yield* Layer.build(live(stepOf("s", add)))
+          expect(yield* Job.await(jobId)).toBe("s")
+          expect(entries).toEqual(["s"])
+        }).pipe(inEngine())
+      ))
+
+    test("as the engine closes does not live there any more, and whoever called is told", () =>
+      slowInserts((inserts) =>
+        Effect.gen(function*() {
+          const { add, entries } = ledger()
+          const engine = yield* openEngine()
+          const call = yield* Effect.fork(engine.run(Effect.flip(Workflow.run("wf", stepOf("s", add)))))
+          yield* inserts.begun
+          const closing = yield* Effect.fork(engine.close)
+          yield* turns(5)
+          yield* inserts.open
+          yield* Fiber.join(closing)
+          expect(yield* Fiber.join(call)).toMatchObject({ _tag: "StoreUnavailable" })
+          expect(entries).toEqual([])
+          const next = yield* openEngine()
+          expect(yield* next.run(Workflow.run("wf", stepOf("s", add)))).toBe("s")
+          expect(entries).toEqual(["s"])
+        })
+      ))
+
+    test("comes after an earlier life of it here has ended", () =>
+      Effect.gen(function*() {
+        const { add, entries } = ledger()
+        const held = gate()
+        const lost = gate()
+        let life = 0
+        const body = Effect.suspend(() => {
+          const number = ++life
+          return Branch.all([
+            Effect.zipRight(number === 1 ? held.pass : Effect.void, add(`held ${number}`)).pipe(
+              Effect.uninterruptible,
+              Step.durable("held")
+            ),
+            Effect.zipRight(number === 1 ? lost.pass : Effect.void, add(`lost ${number}`)).pipe(Step.durable("lost"))
+          ], { concurrency: "unbounded", discard: true })
+        })
+        const engine = yield* openEngine({ workflows: [live(Effect.as(body, 1))] })
+        yield* engine.run(Job.start())
+        yield* Effect.zipRight(held.begun, lost.begun)
+        yield* TestClock.adjust("3 seconds")
+        yield* steal(jobId)
+        yield* lost.open
+        yield* turns(20)
+        // The thief gives it back, and this engine looks for runs, while the first life still waits for its step.
+        yield* plant({ ...newRun(jobId), epoch: 2, insert: null, patch: pendingPatch(0) })
+        yield* TestClock.adjust("2 seconds")
+        yield* turns(20)
+        expect(entries).toEqual(["lost 1"])
+        expect(yield* rowOf(jobId)).toMatchObject({ status: "RUNNING", epoch: 3 })
+        yield* held.open
+        expect(yield* engine.run(Job.await(jobId))).toBe(1)
+        expect(entries).toEqual(["lost 1", "held 1", "held 2", "lost 2"])
+        expect(yield* engine.close).toBe(0)
+        expect(yield* statusOf(jobId)).toBe("COMPLETED")
+      }))
+
+    test("is not lost where the call that claims it is interrupted", () =>
+      withFaults((faults) =>
+        Effect.gen(function*() {
+          const claims = gate()
+          yield* Job.execute().pipe(stoppedBy("BodyDied"), withJob(Effect.die("boom")))
+          yield* Effect.gen(function*() {
+            faults.claim = (options, call) =>
+              options.workflowId === null ? Effect.succeed([]) : Effect.zipLeft(call, claims.pass)
+            const resuming = yield* Effect.fork(Job.resume(jobId))
+            yield* claims.begun
+            const interrupted = yield* Effect.fork(Fiber.interrupt(resuming))
+            yield* turns(5)
+            yield* claims.open
+            yield* Fiber.join(interrupted)
+            yield* eventually(statusOf(jobId), (status) => status === "COMPLETED")
+          }).pipe(withJob(stepOf("s")))
+        })
+      ))
+
+    test("whose payload the codec dies of is stopped, and those claimed with it are not", () => {
+      let poisonous = false
+      const codec = Layer.succeed(PayloadCodec.PayloadCodec, {
+        name: "touchy",
+        encode: Effect.succeed,
+        decode: (stored) =>
+          poisonous && stored.includes("poison")
+            ? Effect.die(new Error("the codec cannot take it"))
+            : Effect.succeed(stored)
+      })
+      const Named = Workflow.make({
+        name: "named",
+        payload: { what: Schema.String },
+        idempotencyKey: ({ what }) => what
+      })
+      return Effect.gen(function*() {
+        yield* Effect.forEach(["a", "poison", "b"], (what) => Named.start({ what })).pipe(inEngine())
+        poisonous = true
+        yield* Effect.gen(function*() {
+          yield* Named.await("named/a")
+          yield* Named.await("named/b")
+          poisonous = false
+          const reason = yield* Named.await("named/poison").pipe(stoppedBy("StoreCorrupt"))
+          expect(reason.detail).toContain("the codec \"touchy\" died: Error: the codec cannot take it")
+        }).pipe(inEngine({ workflows: [Named.toLayer(() => Effect.void)] }))
+      }).pipe(Effect.provide(Layer.provide(MemoryStepStore.layer, codec)))
+    })
+  })
+
   describe("a run that another worker has taken over", () => {
     const ended = (outcome: string): StepStore.RunUpdate => ({
       ...newRun(jobId),
@@ -949,6 +1122,32 @@ describe.each(stores)("Engine (%s)", (_, store) => {
         }))
     }
 
+    test("whose next page is on its way while the body is woken from outside is replayed all the same", () =>
+      withFaults((faults) =>
+        Effect.gen(function*() {
+          const { add, entries } = ledger()
+          const pages = gate()
+          const outside = Deferred.unsafeMake<void>(FiberId.none)
+          const body = (end: Effect.Effect<void>, between: Effect.Effect<void>) =>
+            Effect.forEach(ids(1_000), (id) => stepOf(id, add), { discard: true }).pipe(
+              Effect.zipRight(between),
+              Effect.zipRight(stepOf("last", add)),
+              Effect.zipLeft(end)
+            )
+          yield* Job.execute().pipe(stoppedBy("BodyDied"), withJob(body(Effect.die("end"), Effect.void)))
+          faults.history = (after, call) => after === -1 ? call : Effect.zipRight(pages.pass, call)
+          yield* Effect.gen(function*() {
+            yield* Job.resume(jobId)
+            yield* pages.begun
+            yield* Deferred.succeed(outside, undefined)
+            yield* turns(5)
+            yield* pages.open
+            expect(yield* Job.await(jobId)).toBe("last")
+            expect(entries).toHaveLength(1_001)
+          }).pipe(withJob(body(Effect.void, Deferred.await(outside))))
+        })
+      ))
+
     test("in branches is replayed in order", () =>
       Effect.gen(function*() {
         const { add, entries } = ledger()
@@ -1050,4 +1249,38 @@ describe("a residency", () => {
       expect(entries).toEqual([])
       expect(yield* rowOf("wf")).toMatchObject({ status: "PENDING", owner: null })
     }).pipe(Effect.provide(MemoryStepStore.layer)))
+})
+
+describe("Engine over the application's own client", () => {
+  it.scoped("refuses calls from inside a transaction, which would wait for themselves", () =>
+    Effect.gen(function*() {
+      const sql = yield* SqliteClient.SqliteClient
+      const calls: ReadonlyArray<readonly [string, Effect.Effect<unknown, unknown, Engine.Engine>]> = [
+        ["start", Job.start()],
+        ["start", Job.execute()],
+        ["await", Job.await(jobId)],
+        ["poll", Job.poll(jobId)],
+        ["resume", Job.resume(jobId)],
+        ["Workflow.run", Workflow.run("script", stepOf("s"))]
+      ]
+      yield* Effect.gen(function*() {
+        for (const [name, call] of calls) {
+          const exit = yield* Effect.exit(sql.withTransaction(call))
+          expect(Exit.isFailure(exit) && Cause.pretty(exit.cause)).toContain(
+            `${name} was called inside a transaction of a SqlClient`
+          )
+        }
+        expect(yield* Job.execute()).toBe("s")
+      }).pipe(withJob(stepOf("s")))
+    }).pipe(Effect.provide(
+      Layer.provideMerge(SqliteStepStore.layerClient(), SqliteClient.layer({ filename: ":memory:" }))
+    )))
+
+  it.scoped("leaves a store with a connection of its own alone", () =>
+    Effect.gen(function*() {
+      const sql = yield* SqliteClient.SqliteClient
+      expect(yield* sql.withTransaction(Job.execute()).pipe(withJob(stepOf("s")))).toBe("s")
+    }).pipe(Effect.provide(
+      Layer.merge(SqliteStepStore.layer({ filename: ":memory:" }), SqliteClient.layer({ filename: ":memory:" }))
+    )))
 })

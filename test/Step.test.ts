@@ -696,6 +696,22 @@ describe.each(stores)("Step (%s)", (_, store) => {
   })
 
   describe("its replay", () => {
+    test("a fingerprint that no database keeps as it is stops the run before the step runs", () =>
+      Effect.gen(function*() {
+        const { add, entries } = ledger()
+        for (const fingerprint of ["half a pair \ud800", "nul \0"]) {
+          const reason = yield* Workflow.run(
+            fingerprint.slice(0, 3),
+            add("ran").pipe(Step.durable("s", { fingerprint }))
+          )
+            .pipe(stoppedBy("Misplaced"))
+          expect(reason.detail).toBe(
+            "its fingerprint cannot be used: it contains a NUL or half a surrogate pair"
+          )
+        }
+        expect(entries).toEqual([])
+      }).pipe(inEngine()))
+
     test("another fingerprint stops the run, and shows both", () =>
       Effect.gen(function*() {
         const body = (fingerprint: string | undefined) =>

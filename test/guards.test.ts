@@ -11,6 +11,7 @@ import {
   RequestResolver,
   Runtime,
   Schedule,
+  Scheduler,
   Schema,
   Stream
 } from "effect"
@@ -320,6 +321,20 @@ describe.each(stores)("The guard (%s)", (_, store) => {
         expect(reason.detail).toContain("Step.durable(\"a\") was called outside a run")
       }).pipe(inEngine()))
   })
+
+  test("refuses an operation on another scheduler, which would never be noticed", () =>
+    Effect.gen(function*() {
+      const elsewhere = Effect.withScheduler(a, new Scheduler.MixedScheduler(10))
+      const reason = yield* Workflow.run("wf", quiet(elsewhere)).pipe(stoppedBy("Misplaced"))
+      expect(reason.detail).toContain("on another scheduler than that of its run")
+      expect(
+        yield* Workflow.run(
+          "inside",
+          Effect.withScheduler(Effect.succeed(1), Scheduler.defaultScheduler).pipe(Step.durable("s"))
+        )
+      )
+        .toBe(1)
+    }).pipe(inEngine()))
 
   describe("refuses to sleep in a body", () => {
     for (const [name, body] of Object.entries(sleeps)) {
