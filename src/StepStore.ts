@@ -129,6 +129,11 @@ export interface StepSummary {
  * @category models
  */
 export interface StepRow extends StepSummary {
+  /**
+   * The position of the outcome that the run was handed last before this operation was asked for, -1 if none: what it may
+   * depend on.
+   */
+  readonly askedAfter: number
   readonly fingerprint: string | null
   /** JSON text of the value; `null` stands for `undefined` in a COMPLETED row. */
   readonly output: string | null
@@ -334,6 +339,7 @@ export interface StepSummaryEncoded extends Omit<StepSummary, "status" | "final"
  * @category encoded
  */
 export interface StepRowEncoded extends StepSummaryEncoded, Stamp {
+  readonly askedAfter: number
   readonly fingerprint: string | null
   readonly output: string | null
   readonly error: string | null
@@ -530,6 +536,7 @@ const stepDigest = (step: Omit<StepRowEncoded, "digest">) =>
     step.kind,
     step.status,
     step.position,
+    step.askedAfter,
     step.fingerprint,
     step.codec,
     step.output,
@@ -596,6 +603,7 @@ const lift = (encoded: Encoded, codec: PayloadCodecShape): StepStore["Type"] => 
       final: step.final ? 1 : 0,
       startedAt: step.startedAt,
       updatedAt: step.updatedAt,
+      askedAfter: step.askedAfter,
       fingerprint: step.fingerprint,
       codec: nameFor(output, error),
       output,
@@ -746,6 +754,7 @@ const lift = (encoded: Encoded, codec: PayloadCodecShape): StepStore["Type"] => 
     }
     const step: StepRow = {
       ...summary,
+      askedAfter: row.askedAfter,
       fingerprint: row.fingerprint,
       output: yield* open(workflowId, row.output, row.codec),
       error: yield* open(workflowId, row.error, row.codec)

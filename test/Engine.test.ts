@@ -104,6 +104,7 @@ const leftBy = (owner: string | null, workflowId: string) => {
       final: false,
       startedAt: 7,
       updatedAt: 7,
+      askedAfter: -1,
       fingerprint: null,
       output: null,
       error: null

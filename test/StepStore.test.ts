@@ -104,6 +104,7 @@ const commands = FastCheck.tuple(
     final: FastCheck.boolean(),
     startedAt: small,
     updatedAt: small,
+    askedAfter: FastCheck.integer({ min: -1, max: 1_000 }),
     fingerprint: FastCheck.option(hostile),
     output: text,
     error: text

@@ -764,6 +764,20 @@ describe.each(stores)("Workflow (%s)", (_, store) => {
               Effect.as(1)
             )
           ],
+          [
+            "in a branch that was followed by another branch",
+            Branch.all([failing("pay", "declined")]).pipe(
+              Effect.catchAll((error) => Effect.zipRight(Branch.all([stepOf("apologise")]), Effect.fail(error))),
+              Effect.as(1)
+            )
+          ],
+          [
+            "in a branch before others, one at a time",
+            Branch.all([failing("pay", "declined"), stepOf("ship")], { mode: "either" }).pipe(
+              Effect.flatMap((all) => Effect.all(all)),
+              Effect.as(1)
+            )
+          ],
           ["without a step", Effect.fail("declined")],
           ["without a failed step", Effect.zipRight(stepOf("a"), Effect.fail("declined"))]
         ]
@@ -805,6 +819,32 @@ describe.each(stores)("Workflow (%s)", (_, store) => {
           expect(yield* Job.await(jobId)).toBe("fine fails after deep")
         }).pipe(withJob(body))
         expect([...entries].sort()).toEqual(["after", "before", "deep 1", "deep 2", "fails 1", "fails 2", "fine"])
+      }))
+
+    test("of a failed run is not kept from it by branches that were on their way, and went on", () =>
+      Effect.gen(function*() {
+        const { add, entries } = ledger()
+        const told = gate()
+        const attempted = Effect.flatMap(
+          Step.attempt,
+          (n) => n === 1 ? Effect.fail("declined") : Effect.succeed("paid")
+        ).pipe(Step.durable("pay", { error: Schema.String }))
+        const body = Branch.all([
+          attempted.pipe(Effect.tapError(() => told.open)),
+          Effect.zipRight(stepOf("pack", add), Effect.zipRight(told.pass, add("ship")).pipe(Step.durable("ship"))).pipe(
+            Effect.zipRight(Branch.all([stepOf("label", add)])),
+            Effect.as("shipped")
+          )
+        ], { concurrency: "unbounded", mode: "either" }).pipe(
+          Effect.flatMap((all) => Effect.map(Effect.all(all), (values) => values.join()))
+        )
+        yield* Effect.gen(function*() {
+          expect(yield* failure(Job.execute())).toBe("declined")
+          expect([...yield* recorded(jobId)].sort()).toEqual(["0.0 pay", "1.0 pack", "1.1 ship", "1.2.0 label"])
+          yield* Job.resume(jobId)
+          expect(yield* Job.await(jobId)).toBe("paid,shipped")
+        }).pipe(withJob(body))
+        expect(entries).toEqual(["pack", "ship", "label"])
       }))
 
     test("asked for by several at once, of a failed run and of a stopped one, is done once", () =>
@@ -898,6 +938,7 @@ describe.each(stores)("Workflow (%s)", (_, store) => {
             final: true,
             startedAt: 0,
             updatedAt: 0,
+            askedAfter: -1,
             fingerprint: null,
             output: null,
             error: null

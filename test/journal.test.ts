@@ -42,6 +42,7 @@ const row = (workflowId: string, n: number, fields: Partial<StepStore.StepRow> =
   final: true,
   startedAt: 0,
   updatedAt: 0,
+  askedAfter: -1,
   fingerprint: null,
   output: "1",
   error: null,

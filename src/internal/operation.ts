@@ -73,6 +73,8 @@ export interface Begun {
   readonly branch: Branch
   readonly address: string
   readonly sequence: number
+  /** The position of the outcome that the run had been handed last when the operation was asked for. */
+  readonly askedAfter: number
   readonly fiber: AnyFiber
   readonly status: FiberStatus.Running
 }
@@ -101,6 +103,7 @@ const request = <A, E, R>(
     ))
   }
   const sequence = branch.take(1)
+  const askedAfter = run.sequencer.handedPosition
   const operation = {
     address: `${branch.prefix}${sequence}`,
     kind: spec.kind,
@@ -129,7 +132,7 @@ const request = <A, E, R>(
       answer: (record) => resume(spec.answer(record, branch)),
       release: () => resume(run.parked),
       begin: () => {
-        letGo = spec.begin({ branch, address: operation.address, sequence, fiber, status })
+        letGo = spec.begin({ branch, address: operation.address, sequence, askedAfter, fiber, status })
       }
     }
     run.sequencer.ask(wait)

@@ -2,36 +2,49 @@
 import type { StepRow } from "../StepStore.js"
 import { addressOf } from "./sequencer.js"
 
-/** The sequences of an address, from the root branch inwards. */
-const sequencesOf = (address: string): ReadonlyArray<number> => address.split(".").map(Number)
-
-/**
- * The keys of the failed steps that nothing followed: in their own branch neither an operation nor a branch, and after the
- * branch had been reserved, no operation in one around it. (A branch there may have been reserved beside it.) A failed step
- * that was followed had been dealt with by the body, and running it again would make the body go another way than the one
- * recorded.
- */
-export const reopenable = (history: ReadonlyArray<StepRow>): ReadonlyArray<string> => {
-  /** By branch, the highest sequence of an operation in it. */
-  const operations = new Map<string, number>()
-  /** By branch, the highest sequence of an operation or a branch in it. */
-  const all = new Map<string, number>()
-  for (const row of history) {
-    const sequences = sequencesOf(addressOf(row.stepKey))
-    sequences.forEach((sequence, depth) => note(all, branchOf(sequences, depth), sequence))
-    note(operations, branchOf(sequences, sequences.length - 1), sequences.at(-1)!)
-  }
-  const followed = (sequences: ReadonlyArray<number>) =>
-    sequences.some((sequence, depth) => {
-      const highest = depth === sequences.length - 1 ? all : operations
-      return (highest.get(branchOf(sequences, depth)) ?? -1) > sequence
-    })
-  return history
-    .filter((row) => row.status === "FAILED" && !followed(sequencesOf(addressOf(row.stepKey))))
-    .map((row) => row.stepKey)
+/** The part of an address that leads to each branch on its way, and then the address itself. */
+const pathOf = (address: string): ReadonlyArray<string> => {
+  const parts = address.split(".")
+  return parts.map((_, depth) => parts.slice(0, depth + 1).join("."))
 }
 
-const branchOf = (sequences: ReadonlyArray<number>, depth: number) => sequences.slice(0, depth).join(".")
+const around = (path: string) => path.slice(0, Math.max(0, path.lastIndexOf(".")))
 
-const note = (highest: Map<string, number>, branch: string, sequence: number) =>
-  highest.set(branch, Math.max(sequence, highest.get(branch) ?? -1))
+/** The two lines of control in a branch that began last. */
+interface Latest {
+  readonly path: string
+  readonly began: number
+  readonly before: number
+}
+
+/**
+ * The keys of the failed steps that nothing followed: neither in the branch of such a step nor in one around it has an
+ * operation been asked for, or a branch begun, after the body was told of the failure. A failed step that was followed had been
+ * dealt with by the body, and running it again would make the body go another way than the one recorded. What goes on in a
+ * branch that was on its way already does not follow it.
+ */
+export const reopenable = (history: ReadonlyArray<StepRow>): ReadonlyArray<string> => {
+  /** By operation and branch: after which outcome it was asked for, or its first operation was. */
+  const began = new Map<string, number>()
+  for (const row of history) {
+    for (const path of pathOf(addressOf(row.stepKey))) {
+      began.set(path, Math.min(row.askedAfter, began.get(path) ?? row.askedAfter))
+    }
+  }
+  const latest = new Map<string, Latest>()
+  for (const [path, after] of began) {
+    const known = latest.get(around(path)) ?? { path, began: -1, before: -1 }
+    latest.set(
+      around(path),
+      after > known.began
+        ? { path, began: after, before: known.began }
+        : { ...known, before: Math.max(known.before, after) }
+    )
+  }
+  const followed = (row: StepRow) =>
+    pathOf(addressOf(row.stepKey)).some((path) => {
+      const last = latest.get(around(path))!
+      return (last.path === path ? last.before : last.began) >= (row.position ?? 0)
+    })
+  return history.filter((row) => row.status === "FAILED" && !followed(row)).map((row) => row.stepKey)
+}

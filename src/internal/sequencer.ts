@@ -71,8 +71,9 @@ export class Sequencer {
   readonly scheduler = new RunScheduler(() => this.settle(), () => this.foreign())
   /** Answered last, oldest first. */
   readonly agreed: Array<Operation> = []
-  /** How many outcomes the body has been handed. */
+  /** How many outcomes the body has been handed, and the position of the last of them. */
   handed = 0
+  handedPosition = -1
   /** Branches that have begun and not ended, and those among them within which no other has begun. */
   private branches = 0
   private leaves = 0
@@ -278,6 +279,7 @@ export class Sequencer {
       this.waits.delete(recorded.address)
       this.unbegun.delete(wait)
       this.agree(recorded)
+      this.handedPosition = record.position ?? this.handedPosition
       this.cause(() => wait.answer(record))
       return true
     }

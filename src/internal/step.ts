@@ -64,7 +64,7 @@ export const step = (
 const begin = (
   self: Effect.Effect<unknown, unknown, unknown>,
   spec: StepSpec,
-  { address, branch, fiber, sequence, status }: Begun
+  { address, askedAfter, branch, fiber, sequence, status }: Begun
 ) => {
   const run = branch.run
   const { faults } = run.household
@@ -83,6 +83,7 @@ const begin = (
     final: false,
     startedAt,
     updatedAt: run.now(),
+    askedAfter,
     fingerprint: spec.fingerprint,
     output: outcome.output,
     error: outcome.error

@@ -54,6 +54,7 @@ export const completed = (
   final: true,
   startedAt: 1,
   updatedAt: 1,
+  askedAfter: -1,
   fingerprint: null,
   output: `{"position":${position}}`,
   error: null,

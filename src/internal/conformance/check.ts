@@ -91,6 +91,7 @@ export const step = (stepKey: string, rest: Partial<StepRow> = {}): StepRow => (
   final: false,
   startedAt: 1_000,
   updatedAt: 1_000,
+  askedAfter: -1,
   fingerprint: null,
   output: null,
   error: null,

@@ -145,7 +145,13 @@ export const commits: Cases = {
     yield* store.commit([update(id, 1, { steps: [step(key)] })])
     yield* equal("the step in progress", yield* store.unfinished(id, 0), [step(key)])
     yield* equal("the history meanwhile", yield* store.history(id, 0, everything), [])
-    const outcome = completed(key, 0, { attempt: 2, epoch: 1, updatedAt: 1_200, fingerprint: "print" })
+    const outcome = completed(key, 0, {
+      attempt: 2,
+      epoch: 1,
+      updatedAt: 1_200,
+      askedAfter: 7,
+      fingerprint: "print"
+    })
     yield* store.commit([update(id, 1, { steps: [outcome] })])
     yield* equal("the steps in progress then", yield* store.unfinished(id, 0), [])
     yield* equal("the history then", yield* store.history(id, 0, everything), [outcome])

@@ -53,7 +53,7 @@ export const reads: Cases = {
     const second = yield* store.steps(id, 0, { after: at(first, 2).stepKey, limit: 3 })
     const sorted = ["0", "10", "2", "\ue000", "\u{1f600}"].map((part) => `${id}:${part}`)
     yield* equal("the keys", keysOf([...first, ...second]), sorted)
-    const { error: _, fingerprint: __, output: ___, ...summary } = completed(`${id}:0`, 2)
+    const { askedAfter: _, error: __, fingerprint: ___, output: ____, ...summary } = completed(`${id}:0`, 2)
     yield* equal("the first", first[0], summary)
   }),
 

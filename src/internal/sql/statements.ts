@@ -68,6 +68,7 @@ const stepSummaryFields = [
 
 const stepFields = [
   ...stepSummaryFields,
+  "askedAfter",
   "fingerprint",
   "codec",
   "digest",
@@ -322,6 +323,7 @@ export const migrations = (dialect: Dialect, prefix: string): ReadonlyArray<Read
       final INTEGER NOT NULL CONSTRAINT "a final record is never overwritten" CHECK (final IN (0, 1)),
       started_at INTEGER NOT NULL,
       updated_at INTEGER NOT NULL,
+      asked_after INTEGER NOT NULL,
       fingerprint TEXT,
       codec TEXT,
       digest TEXT,
