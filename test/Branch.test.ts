@@ -1,5 +1,5 @@
 import { describe, expect, it } from "@effect/vitest"
-import { Cause, Deferred, Effect, Exit, FastCheck, Ref, Schema } from "effect"
+import { Cause, Deferred, Effect, Exit, FastCheck, Fiber, Ref, Schema } from "effect"
 import { Branch, Step, Workflow } from "perdure"
 import {
   gate,
@@ -12,7 +12,8 @@ import {
   stepOf,
   stepsOf,
   stoppedBy,
-  testOn
+  testOn,
+  turns
 } from "./support/harness.js"
 import { stores } from "./support/stores.js"
 
@@ -357,6 +358,27 @@ describe.each(stores)("Branch (%s)", (_, store) => {
           "2 use",
           "3 end"
         ])
+      }).pipe(inEngine()))
+
+    test("a step that lets go slowly holds back what is recorded meanwhile, and a replay has the same order", () =>
+      Effect.gen(function*() {
+        const { add, entries } = ledger()
+        const [slow, other] = [gate(), gate()]
+        const body = Branch.all([
+          Branch.race(slow.pass.pipe(Effect.uninterruptible, Step.durable("slow")), stepOf("fast")).pipe(
+            Effect.zipRight(add("raced"))
+          ),
+          Effect.zipRight(other.pass.pipe(Step.durable("other")), add("other"))
+        ], { concurrency: "unbounded", discard: true })
+        const fiber = yield* Effect.fork(livedTwice("wf", body))
+        yield* Effect.zipRight(slow.begun, other.begun)
+        yield* other.open
+        yield* turns(10)
+        expect(yield* recorded("wf")).toEqual(["0.1.0 fast", "1.0 other"])
+        expect(entries).toEqual([])
+        yield* slow.open
+        yield* Fiber.join(fiber)
+        expect(entries).toEqual(["raced", "other", "raced", "other"])
       }).pipe(inEngine()))
 
     test("the same two branches deep", () =>

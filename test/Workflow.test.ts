@@ -1118,6 +1118,25 @@ describe.each(stores)("Workflow (%s)", (_, store) => {
         expect(yield* Job.execute().pipe(withJob(body))).toBe("1,2,3")
       }))
 
+    test("may be woken from outside in its one branch that goes on, however deep", () =>
+      Effect.gen(function*() {
+        const value = Effect.promise(() => Promise.resolve(1))
+        const body = Branch.all([Branch.all([Effect.zipRight(value, stepOf("a"))]), stepOf("b")])
+        expect(yield* Job.execute().pipe(withJob(Effect.map(body, ([[a], b]) => `${a} ${b}`)))).toBe("a b")
+      }))
+
+    test("stops where something from outside wakes a branch while the one around it waits for a step", () =>
+      Effect.gen(function*() {
+        const { begun, pass } = gate()
+        const body = Effect.gen(function*() {
+          const [bound] = yield* Branch.reserve([Effect.promise(() => Effect.runPromise(begun))])
+          yield* Effect.fork(bound)
+          return yield* Effect.as(pass, 1).pipe(Step.durable("a"))
+        })
+        const reason = yield* Job.execute().pipe(stoppedBy("Misplaced"), withJob(body))
+        expect(reason.operation).toBe("A wait that no step contains")
+      }))
+
     test("stops where something from outside wakes it while it has several branches", () =>
       Effect.gen(function*() {
         const { pass } = gate()

@@ -1,6 +1,6 @@
 /** Which failed steps of a FAILED run may run again. */
 import type { StepRow } from "../StepStore.js"
-import { addressOf } from "./sequencer.js"
+import { addressOf, positionOf } from "./sequencer.js"
 
 /** The part of an address that leads to each branch on its way, and then the address itself. */
 const pathOf = (address: string): ReadonlyArray<string> => {
@@ -44,7 +44,7 @@ export const reopenable = (history: ReadonlyArray<StepRow>): ReadonlyArray<strin
   const followed = (row: StepRow) =>
     pathOf(addressOf(row.stepKey)).some((path) => {
       const last = latest.get(around(path))!
-      return (last.path === path ? last.before : last.began) >= (row.position ?? 0)
+      return (last.path === path ? last.before : last.began) >= positionOf(row)
     })
   return history.filter((row) => row.status === "FAILED" && !followed(row)).map((row) => row.stepKey)
 }

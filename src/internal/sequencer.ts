@@ -59,6 +59,9 @@ const sameOperation = (recorded: StepRow, requested: Operation) =>
 export const addressOf = (stepKey: string): string =>
   stepKey.slice(Math.max(stepKey.lastIndexOf(":"), stepKey.lastIndexOf("#")) + 1)
 
+/** The position of a record; a row that answers a replay always has one. */
+export const positionOf = (record: StepRow): number => record.position as number
+
 /** The operation that a row is the record of. */
 export const operationOf = (row: StepRow): Operation => ({
   address: addressOf(row.stepKey),
@@ -142,7 +145,7 @@ export class Sequencer {
     }
     for (const row of rows) {
       this.records.push(row)
-      this.lastPosition = row.position ?? this.lastPosition
+      this.lastPosition = positionOf(row)
     }
   }
 
@@ -279,7 +282,7 @@ export class Sequencer {
       this.waits.delete(recorded.address)
       this.unbegun.delete(wait)
       this.agree(recorded)
-      this.handedPosition = record.position ?? this.handedPosition
+      this.handedPosition = positionOf(record)
       this.cause(() => wait.answer(record))
       return true
     }
