@@ -76,8 +76,9 @@ export const make = (settings: Settings): Effect.Effect<Engine["Type"], StoreErr
         false
       )
 
-    const recover = quietly(
-      Effect.zipRight(roster.resolveDoubts, Effect.flatMap(store.dead, (dead) => roster.claimAll(dead)))
+    const recover = Effect.zipRight(
+      quietly(Effect.flatMap(store.dead, (dead) => roster.claimAll(dead))),
+      Effect.flatMap(roster.doubts, Effect.forEach(quietly, { discard: true }))
     )
 
     yield* store.changes.pipe(

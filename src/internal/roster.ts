@@ -138,17 +138,16 @@ export class Roster {
     return Effect.sync(() => this.doubtful.add(workflowId))
   }
 
-  /** Takes up what has been created here although that seemed to fail. */
-  readonly resolveDoubts: Effect.Effect<void, StoreError> = Effect.suspend(() =>
-    Effect.forEach(
-      [...this.doubtful],
+  /** Takes up what has been created here although that seemed to fail, each on its own. */
+  readonly doubts: Effect.Effect<ReadonlyArray<Effect.Effect<void, StoreError>>> = Effect.sync(() =>
+    Array.from(
+      this.doubtful,
       (workflowId) =>
         Effect.flatMap(this.options.store.run(workflowId), (row) =>
           Effect.zipRight(
             Option.isSome(row) ? this.adopt(row.value) : Effect.void,
             Effect.sync(() => this.doubtful.delete(workflowId))
-          )),
-      { discard: true }
+          ))
     )
   )
 
@@ -172,17 +171,20 @@ export class Roster {
 
   /** Takes one run over, if nobody alive owns it. */
   claimOne(row: RunRow): Effect.Effect<void, StoreError> {
-    return Effect.flatMap(this.goneOwners(row), (dead) => this.claim([row.name], row.workflowId, dead))
+    return Effect.uninterruptible(
+      Effect.flatMap(this.goneOwners(row), (dead) => this.claim([row.name], row.workflowId, dead))
+    )
   }
 
+  /** What is claimed and then interrupted before it lives here would be an orphan, unless the engine closes. */
   private claim(names: ReadonlyArray<string>, workflowId: string | null, dead: ReadonlyArray<string>) {
-    return Effect.uninterruptible(Effect.suspend(() => {
+    return Effect.suspend(() => {
       this.claiming++
       return Effect.ensuring(
         Effect.tap(this.claimRows(names, workflowId, dead), Effect.forEach((claimed) => this.admit(claimed))),
         Effect.sync(() => this.claiming--)
       )
-    }))
+    })
   }
 
   /** Takes runs over without letting them live here yet. */
