@@ -3,6 +3,7 @@
  *
  * @since 0.1.0
  */
+import * as DateTime from "effect/DateTime"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
@@ -18,6 +19,7 @@ import type {
   WorkflowNotFound
 } from "./Errors.js"
 import { PayloadInvalid, RecordUndecodable, RunStopped, WorkflowIdInvalid } from "./Errors.js"
+import { uuid as randomUuid } from "./internal/bodyRandom.js"
 import { digest } from "./internal/digest.js"
 import { canonical } from "./internal/json.js"
 import type {
@@ -33,6 +35,7 @@ import { freshId, nameProblem, workflowIdProblem } from "./internal/names.js"
 import { outsideBody } from "./internal/operation.js"
 import type { OutcomeSchemas, RunEnd, StartRequest } from "./internal/run.js"
 import { Engine, Run as CurrentRun } from "./internal/run.js"
+import { sleepUntil as durableSleep } from "./internal/sleep.js"
 import { decode, encode } from "./internal/values.js"
 import type { RunRow } from "./StepStore.js"
 
@@ -420,6 +423,55 @@ export const run = <A, E, R, const O extends OutcomeOptions = {}>(
       : Effect.fail(new WorkflowIdInvalid({ workflowId, problem }))
   ) as never
 }
+
+// ---------------------------------------------------------------------------------------------------------------------
+// in a body
+// ---------------------------------------------------------------------------------------------------------------------
+
+/**
+ * Sleeps until a date, through any number of restarts; not at all if it is past. `Effect.sleep`, `Effect.delay` and the delays of
+ * schedules are as durable in a body; this one takes a date.
+ *
+ * A date that is not valid, and a call inside a step, stop the run.
+ *
+ * @param when - the date, by the clock of the process that drives the run
+ * @example
+ * ```ts
+ * import { Effect } from "effect"
+ * import { Step, Workflow } from "perdure"
+ *
+ * export const greetings = (birthday: Date) =>
+ *   Workflow.sleepUntil(birthday).pipe(
+ *     Effect.zipRight(Effect.log("Happy birthday").pipe(Step.durable("congratulate")))
+ *   )
+ * ```
+ *
+ * @since 0.1.0
+ * @category body
+ */
+export const sleepUntil = (when: Date | DateTime.DateTime): Effect.Effect<void, never, CurrentRun> =>
+  durableSleep("Workflow.sleepUntil", DateTime.isDateTime(when) ? DateTime.toEpochMillis(when) : when.getTime())
+
+/**
+ * A UUID of version 4 that is the same in every replay. It comes from the `Random` of the body, so who knows the id of the run
+ * can compute it: a secret comes from a step.
+ *
+ * @example
+ * ```ts
+ * import { Effect } from "effect"
+ * import { Step, Workflow } from "perdure"
+ *
+ * declare const createOrder: (id: string) => Effect.Effect<void>
+ *
+ * export const order = Workflow.uuid.pipe(
+ *   Effect.flatMap((id) => createOrder(id).pipe(Step.durable("create-order")))
+ * )
+ * ```
+ *
+ * @since 0.1.0
+ * @category body
+ */
+export const uuid: Effect.Effect<string, never, CurrentRun> = randomUuid
 
 // ---------------------------------------------------------------------------------------------------------------------
 // helpers

@@ -1229,13 +1229,15 @@ describe("a residency", () => {
       const faults = yield* FaultPoints
       yield* plant(leftBy("worker", "wf"))
       const clock = yield* Effect.clock
-      const residency = new Residency({ workflowId: "wf", name: "job", generation: 0, epoch: 1 }, store, {
+      const residency = new Residency({ workflowId: "wf", name: "job", generation: 0, epoch: 1, createdAt: 0 }, store, {
         journal: yield* Journal.make(store, faults),
         clock,
         faults,
         limits: defaultLimits,
         unrequestedAfter: 1,
         deadlockAfter: 1,
+        fork: () => {},
+        namespace: "default",
         after: () => () => {},
         loadAfter: () => {}
       })

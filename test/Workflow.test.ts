@@ -1153,30 +1153,6 @@ describe.each(stores)("Workflow (%s)", (_, store) => {
         expect(reason.detail).toContain("Wrap that effect in Step.durable")
       }))
 
-    test("may not sleep: the message says where to", () =>
-      Effect.gen(function*() {
-        const sleeps: ReadonlyArray<JobBody> = [
-          Effect.as(Effect.sleep("1 second"), 1),
-          Effect.delay(Effect.succeed(1), "1 second"),
-          Effect.zipRight(
-            stepOf("a"),
-            Effect.retry(Effect.fail("no"), { times: 1, schedule: undefined }).pipe(
-              Effect.zipRight(Effect.sleep(1)),
-              Effect.catchAll(() => Effect.sleep(1)),
-              Effect.as(1)
-            )
-          )
-        ]
-        for (const [i, body] of sleeps.entries()) {
-          const reason = yield* Job.execute(undefined, { workflowId: `wf-${i}` }).pipe(
-            stoppedBy("Misplaced"),
-            withJob(body)
-          )
-          expect(reason.operation).toBe("A sleep")
-          expect(reason.detail).toContain("Sleep inside a step")
-        }
-      }))
-
     test("may sleep in a step, and read the clock", () =>
       Effect.gen(function*() {
         yield* TestClock.setTime(5_000)

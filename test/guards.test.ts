@@ -1,11 +1,13 @@
 import { describe, expect } from "@effect/vitest"
 import {
+  Clock,
   Context,
   Effect,
   Exit,
   Fiber,
   FiberSet,
   Layer,
+  Random,
   RateLimiter,
   Request,
   RequestResolver,
@@ -13,7 +15,8 @@ import {
   Schedule,
   Scheduler,
   Schema,
-  Stream
+  Stream,
+  TestClock
 } from "effect"
 import { Branch, Engine, Step, Workflow } from "perdure"
 import {
@@ -27,7 +30,8 @@ import {
   stepOf,
   stepsOf,
   stoppedBy,
-  testOn
+  testOn,
+  turns
 } from "./support/harness.js"
 import { stores } from "./support/stores.js"
 
@@ -214,20 +218,27 @@ const refused: Record<string, readonly [body: Body, operation: string, branch?: 
 }
 
 /** What a body may wait for in a step only. */
-const sleeps: Record<string, Body> = {
-  "Effect.sleep": Effect.sleep("1 second"),
-  "Effect.sleep of nothing": Effect.sleep(0),
-  "Effect.delay": Effect.delay(a, "1 second"),
-  "Effect.retry with a delay": Effect.retry(failing, Schedule.exponential(10)),
-  "Effect.repeat with a delay": Effect.repeat(a, Schedule.spaced(10)),
-  "Effect.schedule": Effect.schedule(a, Schedule.spaced(10)),
-  "Effect.timeout of what has no operations": Effect.timeout(Effect.never, "1 second"),
-  "a sleep in a fork": Effect.zipRight(Effect.fork(Effect.sleep("1 second")), Effect.never),
-  "a rate limiter": Effect.scoped(
-    Effect.flatMap(RateLimiter.make({ limit: 10, interval: "1 minute" }), (limited) => limited(a))
-  ),
-  "Stream.schedule": Stream.fromIterable([1]).pipe(Stream.schedule(Schedule.spaced(5)), Stream.runDrain),
-  "a sleep in a branch": Branch.all([Effect.sleep("1 second")])
+/** What sleeps, reads the time or draws random numbers in a fiber of which nobody knows when it gets there. */
+const strays: Record<string, readonly [body: Body, operation: string]> = {
+  "a sleep in a fork": [Effect.zipRight(Effect.fork(Effect.sleep("1 second")), Effect.never), "A sleep"],
+  "Effect.timeout of what has no operations": [Effect.timeout(Effect.never, "1 second"), "A sleep"],
+  "a rate limiter": [
+    Effect.scoped(
+      Effect.flatMap(RateLimiter.make({ limit: 10, interval: "1 minute" }), (limited) => limited(a))
+    ),
+    "A sleep"
+  ],
+  "Stream.schedule": [
+    Stream.fromIterable([1]).pipe(Stream.schedule(Schedule.spaced(5)), Stream.runDrain),
+    "Clock.currentTimeMillis"
+  ],
+  "the time in a fork": [Effect.flatMap(Effect.fork(Clock.currentTimeMillis), Fiber.join), "Clock.currentTimeMillis"],
+  "the time in nanoseconds in a fork": [
+    Effect.flatMap(Effect.fork(Clock.currentTimeNanos), Fiber.join),
+    "Clock.currentTimeNanos"
+  ],
+  "Random in a fork": [Effect.flatMap(Effect.fork(Random.next), Fiber.join), "Random.next"],
+  "a UUID in a fork": [Effect.flatMap(Effect.fork(Workflow.uuid), Fiber.join), "Random.nextIntBetween"]
 }
 
 /** What bodies do to keep what they are told to themselves. */
@@ -336,16 +347,24 @@ describe.each(stores)("The guard (%s)", (_, store) => {
         .toBe(1)
     }).pipe(inEngine()))
 
-  describe("refuses to sleep in a body", () => {
-    for (const [name, body] of Object.entries(sleeps)) {
+  describe("refuses time and chance in a fiber without a reservation", () => {
+    for (const [name, [body, operation]] of Object.entries(strays)) {
       test(name, () =>
         Effect.gen(function*() {
           const reason = yield* Workflow.run("wf", quiet(body)).pipe(stoppedBy("Misplaced"))
-          expect(reason.operation).toBe("A sleep")
-          expect(reason.detail).toContain("it was called in the body, and would begin anew with each restart")
-          expect(reason.detail).toContain("Sleep inside a step")
+          expect(reason.operation).toBe(operation)
+          expect(reason.detail).toContain(
+            "it was called in a fiber that was forked from the root branch without a reserved sequence"
+          )
+          expect(reason.detail).toContain("Branch.reserve")
         }).pipe(inEngine()))
     }
+
+    test("but not the reads of the clock that loggers and pools make", () =>
+      Effect.gen(function*() {
+        const read = Effect.map(Effect.clock, (clock) => clock.unsafeCurrentTimeMillis())
+        expect(yield* Workflow.run("wf", Effect.flatMap(Effect.fork(read), Fiber.join))).toBe(0)
+      }).pipe(inEngine()))
 
     test("a step sleeps as it likes", () =>
       Effect.gen(function*() {
@@ -427,15 +446,16 @@ describe.each(stores)("The guard (%s)", (_, store) => {
         expect(entries).toEqual(["x", "y", "after"])
       }).pipe(inEngine()))
 
-    test("a sleep in the body of a run within a step is refused", () =>
+    test("a sleep in the body of a run within a step is durable in that run", () =>
       Effect.gen(function*() {
         const engine = yield* Engine.Engine
         const inner = Workflow.run("inner", Effect.sleep("1 second")).pipe(Effect.provideService(Engine.Engine, engine))
-        const outer = yield* Workflow.run(
-          "wf",
-          stoppedBy("Misplaced")(inner).pipe(Effect.map((reason) => reason.operation), Step.durable("outer"))
-        )
-        expect(outer).toBe("A sleep")
+        const outer = yield* Effect.fork(Workflow.run("wf", Step.durable(Effect.orDie(inner), "outer")))
+        yield* turns(20)
+        yield* TestClock.adjust("1 second")
+        yield* Fiber.join(outer)
+        expect(yield* recorded("inner")).toEqual(["0 sleep"])
+        expect(yield* recorded("wf")).toEqual(["0 outer"])
       }).pipe(inEngine()))
   })
 

@@ -2,7 +2,7 @@ import { readFileSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { describe, expect, it } from "@effect/vitest"
 import Database from "better-sqlite3"
-import { Context, Effect, Exit, Layer, Schedule, Stream } from "effect"
+import { Context, Effect, Exit, Layer, Stream } from "effect"
 import { Branch, Engine, type Errors, MemoryStepStore, Step, Workflow } from "perdure"
 import { clone, root, run } from "./fixtures/examples/commands.js"
 
@@ -150,22 +150,6 @@ const table: Record<string, { readonly refused: ReadonlyArray<Program>; readonly
   "Layers that run steps, built side by side (`Layer.merge`)": {
     refused: [Effect.provide(Value, Layer.merge(valueFromStep, Layer.effectDiscard(step)))],
     instead: [Effect.flatMap(step, (value) => Effect.provideService(Value, Value, value))]
-  },
-  "`Effect.sleep`, `Effect.delay`, a schedule with delays": {
-    refused: [
-      Effect.sleep("1 milli"),
-      Effect.delay(step, "1 milli"),
-      Effect.retry(Effect.fail("no"), Schedule.spaced("1 milli"))
-    ],
-    instead: [
-      Effect.sleep("1 milli").pipe(Step.durable("step")),
-      Effect.succeed(1).pipe(Effect.delay("1 milli"), Step.durable("step")),
-      Step.attempt.pipe(
-        Effect.repeat(Schedule.intersect(Schedule.spaced("1 milli"), Schedule.recurs(1))),
-        Effect.asVoid,
-        Step.durable("step")
-      )
-    ]
   },
   "`execute` or `start` of a workflow": {
     refused: [Other.execute(), Other.start()],

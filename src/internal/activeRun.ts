@@ -58,6 +58,9 @@ export interface Household {
   readonly unrequestedAfter: number
   readonly deadlockAfter: number
   readonly after: (millis: number, callback: () => void) => () => void
+  readonly fork: (effect: Effect.Effect<void>) => void
+  /** The namespace of the store. */
+  readonly namespace: string
   readonly loadAfter: (run: ActiveRun, position: number) => void
 }
 
@@ -66,7 +69,15 @@ export interface RunIdentity {
   readonly name: string
   readonly generation: number
   readonly epoch: number
+  /** When the run was created: its own time begins there. */
+  readonly createdAt: number
 }
+
+/** An operation that waits, and does nothing meanwhile, so that a later life takes it up as it is. */
+export const isWait = (row: StepRow): boolean => row.status === "IN_PROGRESS" && row.kind !== "step"
+
+/** A timer of JavaScript holds 24 days. */
+const longestTimer = 24 * 60 * 60 * 1_000
 
 export class ActiveRun {
   readonly sequencer: Sequencer
@@ -118,6 +129,14 @@ export class ActiveRun {
     return this.left
   }
 
+  /**
+   * The run's own time, in epoch milliseconds: that at which the outcome handed to it last was recorded, so that a replay
+   * has the same. It never goes back.
+   */
+  get time(): number {
+    return Math.max(this.identity.createdAt, this.sequencer.handedAt)
+  }
+
   now(): number {
     return wholeMillis(this.household.clock)
   }
@@ -129,10 +148,27 @@ export class ActiveRun {
 
   // -- history
 
+  /** Waits that had begun in an earlier life, and that the body has not come to again. */
+  private readonly ahead = new Set<string>()
+
+  /** The body goes where it has been before: outcomes are recorded ahead, or a wait that had begun. */
+  get replaying(): boolean {
+    return this.sequencer.ahead || this.ahead.size > 0
+  }
+
+  /** The body asks for an operation. */
+  reached(address: string): void {
+    this.ahead.delete(address)
+  }
+
   /** Takes what the store knows of the run, before the body begins. */
   restore(unfinished: ReadonlyArray<StepRow>, records: ReadonlyArray<StepRow>, more: boolean): void {
     for (const row of unfinished) {
-      this.unfinished.set(addressOf(row.stepKey), row)
+      const address = addressOf(row.stepKey)
+      this.unfinished.set(address, row)
+      if (isWait(row)) {
+        this.ahead.add(address)
+      }
     }
     this.loaded(records, more)
   }
@@ -212,6 +248,35 @@ export class ActiveRun {
     step.addObserver(() => this.steps.delete(step))
   }
 
+  // -- timers
+
+  private readonly timers = new Set<() => void>()
+
+  /**
+   * Calls back when the engine's clock shows a time, or is past it.
+   *
+   * @returns what stops that
+   */
+  at(due: number, callback: () => void): () => void {
+    let stop = () => {}
+    const cancel = () => {
+      this.timers.delete(cancel)
+      stop()
+    }
+    const wait = () => {
+      const rest = due - this.now()
+      if (rest > 0) {
+        stop = this.household.after(Math.min(rest, longestTimer), wait)
+      } else {
+        this.timers.delete(cancel)
+        callback()
+      }
+    }
+    this.timers.add(cancel)
+    wait()
+    return cancel
+  }
+
   // -- branches under way
 
   /** A branch begins in a fiber. */
@@ -245,6 +310,9 @@ export class ActiveRun {
     this.left = true
     this.lost = ending._tag === "Released" || ending._tag === "Fenced" || ending._tag === "Crashed"
     this.sequencer.close()
+    for (const cancel of this.timers) {
+      cancel()
+    }
     Deferred.unsafeDone(this.ending, Effect.succeed(ending))
   }
 

@@ -8,7 +8,7 @@ import * as Runtime from "effect/Runtime"
 import type { StopReason } from "../Errors.js"
 import { BodyDied, RecordUndecodable } from "../Errors.js"
 import type { ActiveRun, BodyEnd } from "./activeRun.js"
-import { bodyClock } from "./bodyClock.js"
+import { withBodyServices } from "./bodyServices.js"
 import { Branch, inBranch } from "./place.js"
 import type { OutcomeSchemas, Registration } from "./run.js"
 import { Run } from "./run.js"
@@ -83,9 +83,7 @@ const unrecordable = (what: string, error: Unrecordable | TooLarge, run: ActiveR
 /** Starts a body, on the scheduler of its run and in its root branch. */
 export const begin = (run: ActiveRun, program: Program): void => {
   const root = new Branch(run, "", null)
-  const effect = Effect.clockWith((clock) =>
-    Effect.withClock(inBranch(program.effect(run), root, () => run.parked), bodyClock(clock))
-  )
+  const effect = withBodyServices(inBranch(program.effect(run), root, () => run.parked))
   const runtime = Runtime.make({
     runtimeFlags: program.runtime.runtimeFlags,
     fiberRefs: program.runtime.fiberRefs,

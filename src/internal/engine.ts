@@ -53,6 +53,8 @@ export const make = (settings: Settings): Effect.Effect<Engine["Type"], StoreErr
       limits: settings.limits,
       unrequestedAfter: settings.unrequestedAfter,
       deadlockAfter: settings.deadlockAfter,
+      fork,
+      namespace: store.namespace,
       after: (millis, callback) => {
         const fiber = fork(Effect.zipRight(Effect.sleep(millis), Effect.sync(callback)))
         return () => fiber.unsafeInterruptAsFork(FiberId.none)
@@ -102,7 +104,11 @@ export const make = (settings: Settings): Effect.Effect<Engine["Type"], StoreErr
     // -- starting
 
     /** Creates a run; answers the row that was there already. */
-    const insert = (request: StartRequest, owned: boolean): Effect.Effect<RunRow | null, StoreError> =>
+    const insert = (
+      request: StartRequest,
+      owned: boolean,
+      createdAt: number
+    ): Effect.Effect<RunRow | null, StoreError> =>
       Effect.flatMap(
         Effect.tapErrorCause(
           journal.write({
@@ -114,7 +120,7 @@ export const make = (settings: Settings): Effect.Effect<Engine["Type"], StoreErr
               owner: owned ? worker : null,
               fingerprint: request.fingerprint,
               payload: request.payload,
-              createdAt: now()
+              createdAt
             }
           }),
           () => owned ? roster.doubt(request.workflowId) : Effect.void
@@ -126,11 +132,12 @@ export const make = (settings: Settings): Effect.Effect<Engine["Type"], StoreErr
       Effect.suspend(() => {
         const { name, payload, workflowId } = request
         const owned = roster.registered.has(name)
+        const createdAt = now()
         return roster.arrive(
           workflowId,
-          Effect.tap(insert(request, owned), (row) =>
+          Effect.tap(insert(request, owned, createdAt), (row) =>
             row === null && owned
-              ? roster.inhabitDefined({ workflowId, name, generation: 0, epoch: 1 }, true, payload)
+              ? roster.inhabitDefined({ workflowId, name, generation: 0, epoch: 1, createdAt }, true, payload)
               : Effect.void)
         ).pipe(
           Effect.flatMap((row): Effect.Effect<void, WorkflowIdConflict | StoreError> => {
@@ -279,7 +286,13 @@ export const make = (settings: Settings): Effect.Effect<Engine["Type"], StoreErr
         })
         : self
 
-    const script = makeScript({ roster, store, insert: (request) => insert(request, true), revive })
+    const script = makeScript({
+      roster,
+      store,
+      insert: (request, createdAt) => insert(request, true, createdAt),
+      now,
+      revive
+    })
 
     return {
       register,

@@ -103,6 +103,7 @@ const request = <A, E, R>(
     ))
   }
   const sequence = branch.take(1)
+  run.reached(`${branch.prefix}${sequence}`)
   const askedAfter = run.sequencer.handedPosition
   const operation = {
     address: `${branch.prefix}${sequence}`,

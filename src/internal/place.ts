@@ -122,6 +122,9 @@ export const placeOf = (fiber: AnyFiber): Place => {
     : place
 }
 
+/** Where refs come from, whichever fiber asks. */
+export const placeIn = (refs: FiberRefs.FiberRefs): Place => FiberRefs.getOrDefault(refs, placeRef)
+
 /** The refs of a fiber that begins in a place. */
 export const putAt = (place: Place) => (refs: FiberRefs.FiberRefs, fiberId: FiberId.Runtime): FiberRefs.FiberRefs =>
   FiberRefs.updateAs(refs, { fiberId, fiberRef: placeRef, value: place })

@@ -11,7 +11,7 @@ import type { StopReason, StoreError } from "../Errors.js"
 import { StoreRejected } from "../Errors.js"
 import type { AttemptRow, RunPatch, RunRow, RunUpdate, StepRow, StepStore } from "../StepStore.js"
 import type { BodyEnd, Ending, Household, RunIdentity } from "./activeRun.js"
-import { ActiveRun, endingOf } from "./activeRun.js"
+import { ActiveRun, endingOf, isWait } from "./activeRun.js"
 import type { Program } from "./body.js"
 import { begin } from "./body.js"
 import { isTransient } from "./journal.js"
@@ -216,7 +216,9 @@ export class Residency {
       const at = run.now()
       const unfinished = yield* this.store.unfinished(workflowId, generation)
       const records = yield* readHistory(this.store, this.identity, -1)
-      const zombies = unfinished.filter((row) => row.status === "IN_PROGRESS").map((row) => zombie(row, epoch, at))
+      const zombies = unfinished.filter((row) => row.status === "IN_PROGRESS" && !isWait(row)).map((row) =>
+        zombie(row, epoch, at)
+      )
       if (zombies.length > 0) {
         const answer = yield* this.household.journal.write(
           run.update({ steps: zombies, attempts: zombies.map(attemptOf) })

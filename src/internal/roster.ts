@@ -28,7 +28,8 @@ export const identityOf = (row: RunRow): RunIdentity => ({
   workflowId: row.workflowId,
   name: row.name,
   generation: row.generation,
-  epoch: row.epoch
+  epoch: row.epoch,
+  createdAt: row.createdAt
 })
 
 export interface RosterOptions {

@@ -19,7 +19,8 @@ export interface ScriptOptions {
   readonly roster: Roster
   readonly store: StepStore["Type"]
   /** Creates a run, owned by this worker; answers the row that was there already. */
-  readonly insert: (request: StartRequest) => Effect.Effect<RunRow | null, StoreError>
+  readonly insert: (request: StartRequest, createdAt: number) => Effect.Effect<RunRow | null, StoreError>
+  readonly now: () => number
   /** Makes a run that has ended badly claimable again, if it can be. */
   readonly revive: (row: RunRow) => Effect.Effect<boolean, StoreError>
 }
@@ -27,7 +28,7 @@ export interface ScriptOptions {
 type Failure = WorkflowIdConflict | StoreError
 
 export const makeScript =
-  ({ insert, revive, roster, store }: ScriptOptions) => (request: ScriptRequest): Effect.Effect<RunEnd, Failure> =>
+  ({ insert, now, revive, roster, store }: ScriptOptions) => (request: ScriptRequest): Effect.Effect<RunEnd, Failure> =>
     Effect.flatMap(Effect.runtime<never>(), (caller) =>
       Effect.uninterruptibleMask((restore) => {
         const { workflowId } = request
@@ -79,12 +80,14 @@ export const makeScript =
             ? Effect.zipRight(revive(row), attend)
             : Effect.fail(new WorkflowIdConflict({ workflowId, existing: row.name, requested: scriptName }))
 
-        const created = () => roster.inhabit({ workflowId, name: scriptName, generation: 0, epoch: 1 }, true, program)
+        const createdAt = now()
+        const created = () =>
+          roster.inhabit({ workflowId, name: scriptName, generation: 0, epoch: 1, createdAt }, true, program)
         return Effect.flatMap(
           roster.arrive(
             workflowId,
             Effect.map(
-              insert({ workflowId, name: scriptName, version: null, payload: null, fingerprint: "" }),
+              insert({ workflowId, name: scriptName, version: null, payload: null, fingerprint: "" }, createdAt),
               (row) => row === null ? Either.left(created()) : Either.right(row)
             )
           ),

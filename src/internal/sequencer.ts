@@ -77,6 +77,8 @@ export class Sequencer {
   /** How many outcomes the body has been handed, and the position of the last of them. */
   handed = 0
   handedPosition = -1
+  /** When the latest of the outcomes handed to the body was recorded, in epoch milliseconds. */
+  handedAt = 0
   /** Branches that have begun and not ended, and those among them within which no other has begun. */
   private branches = 0
   private leaves = 0
@@ -181,6 +183,11 @@ export class Sequencer {
     this.scheduler.cause(wake)
   }
 
+  /** Outcomes are recorded that the body has not been handed yet, as far as is known. */
+  get ahead(): boolean {
+    return this.more || this.next < this.records.length
+  }
+
   /** The recorded outcome that the body, which has ended, never asked for. */
   get unread(): Operation | null {
     for (let i = this.next; i < this.records.length; i++) {
@@ -283,6 +290,7 @@ export class Sequencer {
       this.unbegun.delete(wait)
       this.agree(recorded)
       this.handedPosition = positionOf(record)
+      this.handedAt = Math.max(this.handedAt, record.updatedAt)
       this.cause(() => wait.answer(record))
       return true
     }
