@@ -1129,6 +1129,7 @@ describe.each(stores)("Workflow (%s)", (_, store) => {
       Effect.gen(function*() {
         const { begun, pass } = gate()
         const body = Effect.gen(function*() {
+          // @effect-diagnostics-next-line runEffectInsideEffect:off
           const [bound] = yield* Branch.reserve([Effect.promise(() => Effect.runPromise(begun))])
           yield* Effect.fork(bound)
           return yield* Effect.as(pass, 1).pipe(Step.durable("a"))
