@@ -171,3 +171,53 @@ export const make = <A, E, R, const O extends Spec>(
  * @category accessors
  */
 export const attempt: Effect.Effect<number, never, Current> = Effect.map(CurrentStep, (current) => current.attempt)
+
+/**
+ * A key for another system that must not do the same thing twice, such as a payment API: 64 hexadecimal digits, the same in
+ * every attempt at the step and after every restart, and another one for each other step, run, generation of a run and namespace
+ * of a store.
+ *
+ * A step within a step is part of the outer one, and has its key: add something of your own to tell two calls apart.
+ *
+ * @example
+ * ```ts
+ * import { Effect } from "effect"
+ * import { Step } from "perdure"
+ *
+ * declare const pay: (request: { cents: number; idempotencyKey: string }) => Effect.Effect<string>
+ *
+ * export const charge = Step.idempotencyKey.pipe(
+ *   Effect.flatMap((idempotencyKey) => pay({ cents: 4_200, idempotencyKey })),
+ *   Step.durable("charge")
+ * )
+ * ```
+ *
+ * @since 0.1.0
+ * @category accessors
+ */
+export const idempotencyKey: Effect.Effect<string, never, Current> = Effect.map(
+  CurrentStep,
+  (current) => current.idempotencyKey
+)
+
+/**
+ * The epoch of the run: a number that is higher each time another worker takes the run over. Hand it to a system that refuses a
+ * writer with a lower number than one it has seen, so that a worker that lost the run without knowing it can do no harm there.
+ *
+ * @example
+ * ```ts
+ * import { Effect } from "effect"
+ * import { Step } from "perdure"
+ *
+ * declare const publish: (page: string, fence: number) => Effect.Effect<void>
+ *
+ * export const published = Step.fence.pipe(
+ *   Effect.flatMap((fence) => publish("index.html", fence)),
+ *   Step.durable("publish")
+ * )
+ * ```
+ *
+ * @since 0.1.0
+ * @category accessors
+ */
+export const fence: Effect.Effect<number, never, Current> = Effect.map(CurrentStep, (current) => current.epoch)

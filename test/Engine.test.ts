@@ -1231,13 +1231,13 @@ describe("a residency", () => {
       const clock = yield* Effect.clock
       const residency = new Residency({ workflowId: "wf", name: "job", generation: 0, epoch: 1, createdAt: 0 }, store, {
         journal: yield* Journal.make(store, faults),
+        namespace: store.namespace,
         clock,
         faults,
         limits: defaultLimits,
         unrequestedAfter: 1,
         deadlockAfter: 1,
         fork: () => {},
-        namespace: "default",
         after: () => () => {},
         loadAfter: () => {}
       })

@@ -1,3 +1,4 @@
+import { createHash } from "node:crypto"
 import { describe, expect } from "@effect/vitest"
 import { Context, Deferred, Effect, Exit, Fiber, FiberRef, Option, Schema } from "effect"
 import { Branch, Step, Workflow } from "perdure"
@@ -583,7 +584,32 @@ describe.each(stores)("Step (%s)", (_, store) => {
           "wf",
           Branch.all([Effect.map(Step.Current, (current) => ({ ...current })).pipe(Step.durable("s"))])
         )
-        expect(seen).toEqual([{ workflowId: "wf", stepId: "s", stepKey: "wf:0.0", attempt: 1 }])
+        expect(seen).toEqual([{
+          workflowId: "wf",
+          stepId: "s",
+          stepKey: "wf:0.0",
+          attempt: 1,
+          epoch: 1,
+          idempotencyKey: createHash("sha256").update("7:default2:wf1:03:0.0").digest("hex")
+        }])
+      }).pipe(inEngine()))
+
+    test("its idempotency key is the same in each attempt, and its fence is higher after each takeover", () =>
+      Effect.gen(function*() {
+        const seen: Array<readonly [string, number]> = []
+        const step = Effect.zip(Step.idempotencyKey, Step.fence).pipe(
+          Effect.tap((both) => Effect.sync(() => void seen.push(both))),
+          Effect.flatMap(() => seen.length === 1 ? Effect.die("once more") : Effect.void),
+          Step.durable("s")
+        )
+        yield* Workflow.run("wf", step).pipe(stoppedBy("StepDied"))
+        yield* Workflow.run("wf", step)
+        yield* Workflow.run("other", Effect.zipRight(step, step))
+        expect(seen.map(([, fence]) => fence)).toEqual([1, 2, 1, 1])
+        const keys = seen.map(([key]) => key)
+        expect(keys[0]).toMatch(/^[0-9a-f]{64}$/)
+        expect(keys[1]).toBe(keys[0])
+        expect(new Set(keys).size).toBe(3)
       }).pipe(inEngine()))
 
     test("a step within a step is part of the outer one", () =>

@@ -16,6 +16,7 @@ import type { Operation, StopReason, StoreError } from "../Errors.js"
 import { BodyDied, Deadlocked, LimitExceeded, Misplaced, NonDeterminismError, StoreRejected } from "../Errors.js"
 import type { AttemptRow, CommitAnswer, RunUpdate, StepRow } from "../StepStore.js"
 import { describe } from "./describe.js"
+import { fullDigest } from "./digest.js"
 import type { FaultPointsShape } from "./faultPoints.js"
 import type { Journal } from "./journal.js"
 import { emptyUpdate, isTransient } from "./journal.js"
@@ -52,6 +53,7 @@ export type Ending =
 /** What the engine gives to each run that it drives. */
 export interface Household {
   readonly journal: Journal
+  readonly namespace: string
   readonly clock: Clock.Clock
   readonly faults: FaultPointsShape
   readonly limits: Limits
@@ -59,8 +61,6 @@ export interface Household {
   readonly deadlockAfter: number
   readonly after: (millis: number, callback: () => void) => () => void
   readonly fork: (effect: Effect.Effect<void>) => void
-  /** The namespace of the store. */
-  readonly namespace: string
   readonly loadAfter: (run: ActiveRun, position: number) => void
 }
 
@@ -144,6 +144,12 @@ export class ActiveRun {
   keyOf(address: string): string {
     const { generation, workflowId } = this.identity
     return generation === 0 ? `${workflowId}:${address}` : `${workflowId}:${generation}#${address}`
+  }
+
+  /** What another system may know an operation by: the same in each attempt, and in no other place or namespace. */
+  idempotencyKeyOf(address: string): string {
+    const { generation, workflowId } = this.identity
+    return fullDigest([this.household.namespace, workflowId, generation, address])
   }
 
   // -- history

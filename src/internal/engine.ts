@@ -48,13 +48,13 @@ export const make = (settings: Settings): Effect.Effect<Engine["Type"], StoreErr
     const journal = yield* Journal.make(store, faults)
     const household: Household = {
       journal,
+      namespace: store.namespace,
       clock,
       faults,
       limits: settings.limits,
       unrequestedAfter: settings.unrequestedAfter,
       deadlockAfter: settings.deadlockAfter,
       fork,
-      namespace: store.namespace,
       after: (millis, callback) => {
         const fiber = fork(Effect.zipRight(Effect.sleep(millis), Effect.sync(callback)))
         return () => fiber.unsafeInterruptAsFork(FiberId.none)

@@ -30,6 +30,10 @@ export interface StepInfo {
   readonly stepId: string
   readonly stepKey: string
   readonly attempt: number
+  /** The fencing token of the run. */
+  readonly epoch: number
+  /** The same in all attempts and replays, and another one for each step of each run. */
+  readonly idempotencyKey: string
 }
 
 /**

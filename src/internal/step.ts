@@ -108,7 +108,11 @@ const begin = (
         workflowId: run.workflowId,
         stepId: spec.id,
         stepKey,
-        attempt
+        attempt,
+        epoch: run.identity.epoch,
+        get idempotencyKey() {
+          return run.idempotencyKeyOf(address)
+        }
       }),
       fiberRefs: fiber.getFiberRefs(),
       runtimeFlags: unwatched(status.runtimeFlags)

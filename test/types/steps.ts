@@ -265,5 +265,9 @@ is<Effect.Effect<never, string, Codec | Workflow.Run>>()(failing)
 
 // @ts-expect-error Step.attempt is known in a step only
 export const outside: Effect.Effect<number, never, Workflow.Run> = Step.attempt
+// @ts-expect-error Step.idempotencyKey too
+export const keyOutside: Effect.Effect<string, never, Workflow.Run> = Step.idempotencyKey
+// @ts-expect-error Step.fence too
+export const fenceOutside: Effect.Effect<number, never, Workflow.Run> = Step.fence
 // @ts-expect-error a step needs a run around it
 export const alone: Effect.Effect<string> = plain

@@ -132,7 +132,5 @@ export const missing = [
   // @ts-expect-error Workflow.withCompensation
   Workflow.withCompensation,
   // @ts-expect-error Step.transaction
-  Step.transaction,
-  // @ts-expect-error Step.idempotencyKey
-  Step.idempotencyKey
+  Step.transaction
 ]
