@@ -318,7 +318,7 @@ const make = (namespace: string): StepStore.Encoded => {
   return {
     target,
     namespace,
-    sharesClient: false,
+    sharedClient: null,
     commit,
     claim,
     run: (workflowId) => read((state) => runOf(state, workflowId)),

@@ -29,16 +29,16 @@ import { type StoreError, StoreUnavailable } from "./Errors.js"
 import {
   type Busy,
   type Database,
-  first,
   inOneTurn,
   make as makeDatabase,
+  patiently,
   Prepared,
-  Session,
-  type Work
+  Session
 } from "./internal/sql/database.js"
 import { sqlite } from "./internal/sql/dialect.js"
 import { toStoreError } from "./internal/sql/errors.js"
 import { besideFile, inMemory } from "./internal/sql/liveness.js"
+import { type Client, withoutWaiting } from "./internal/sql/sharedClient.js"
 import { ensure, explain, open, prepare, type Synchronous, useWal, validate, watch } from "./internal/sql/sqlite.js"
 import { make as makeStatements } from "./internal/sql/statements.js"
 import { make as makeStore } from "./internal/sql/store.js"
@@ -132,7 +132,8 @@ export const layerConfig = (
 /**
  * A store in the SQLite database that the application has a client for already.
  *
- * Transactions take turns with the application's own on its one connection. While a transaction of the store is at work
+ * Transactions take turns with the application's own on its one connection. A `start` inside a transaction of this very client
+ * is part of it: the run is there if the transaction commits, and begins then. While a transaction of the store is at work
  * the busy timeout of the connection is 0, and afterwards what it was: the driver's own 5 seconds block every timer of
  * the process, so set it low for the application's queries too. `synchronous` is a setting of the connection, so it
  * holds for the application's commits as well; "inherit" leaves it alone, and with it what a commit survives.
@@ -177,7 +178,7 @@ const fromFile = (options: Options): Effect.Effect<StepStore.StepStore["Type"], 
       withConnection: (work) => inOneTurn(work, session)
     })
     yield* useWal(database)
-    return yield* fromDatabase(database, options, false)
+    return yield* fromDatabase(database, options, null)
   }).pipe(Effect.catchAll(explain(target)))
 }
 
@@ -189,6 +190,14 @@ const fromClient = Effect.fnUntraced(function*(options: ClientOptions) {
     () => new StoreUnavailable({ target, detail: "the SqlClient is one of another database" })
   )
   const prepared = new Prepared()
+  const patient = patiently({ target, prepared, busy: options.busy })
+  const client: Client = {
+    sql,
+    connection: yield* patient(Effect.scoped(sql.reserve)),
+    patiently: patient,
+    prepared,
+    scope: yield* Effect.scope
+  }
   const database = makeDatabase({
     target,
     prepared,
@@ -198,21 +207,10 @@ const fromClient = Effect.fnUntraced(function*(options: ClientOptions) {
         Effect.flatMap(sql.reserve, (connection) => inOneTurn(withoutWaiting(work), new Session(connection, prepared)))
       )
   })
-  return yield* fromDatabase(database, options, true)
+  return yield* fromDatabase(database, options, client)
 })
 
-/** The driver's wait for a lock blocks the whole process, and only Effect's lets its timers run. */
-const withoutWaiting = <A>(work: Work<A>): Work<A> => (session) =>
-  Effect.flatMap(
-    session.once<{ readonly timeout: number }>("PRAGMA busy_timeout"),
-    (theirs) =>
-      session.once("PRAGMA busy_timeout = 0").pipe(
-        Effect.zipRight(work(session)),
-        Effect.ensuring(Effect.ignore(session.once(`PRAGMA busy_timeout = ${first(theirs).timeout}`)))
-      )
-  )
-
-const fromDatabase = Effect.fnUntraced(function*(database: Database, options: ClientOptions, sharesClient: boolean) {
+const fromDatabase = Effect.fnUntraced(function*(database: Database, options: ClientOptions, client: Client | null) {
   const { busy, namespace, pollInterval, synchronous, tablePrefix } = {
     namespace: "default",
     tablePrefix: "",
@@ -226,7 +224,7 @@ const fromDatabase = Effect.fnUntraced(function*(database: Database, options: Cl
   return yield* StepStore.make(makeStore({
     database,
     statements: makeStatements(sqlite, tablePrefix, namespace),
-    sharesClient,
+    client,
     liveness: file === "" ? inMemory : besideFile({ file, namespace, busy }),
     watch: file === "" ? () => Effect.void : watch(database, pollInterval)
   }))

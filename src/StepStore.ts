@@ -210,6 +210,14 @@ export interface RunUpdate {
 }
 
 /**
+ * Names a life of a run.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export type RunIdentity = Pick<RunUpdate, "workflowId" | "generation" | "epoch">
+
+/**
  * What became of one update of a batch.
  *
  * @since 0.1.0
@@ -253,6 +261,25 @@ export interface Claimed {
   readonly generation: number
   readonly epoch: number
   readonly run: Either.Either<RunRow, StoreError>
+}
+
+/**
+ * The door of a store into transactions of the application, whose client it uses.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface SharedClient {
+  /**
+   * Whether the caller is inside a transaction of that client. Whatever else it asks of the store would wait for the end of this
+   * transaction.
+   */
+  readonly isHeld: Effect.Effect<boolean>
+  /**
+   * Creates a run as part of that transaction, and answers from what the transaction sees. Listeners to changes are told when the
+   * transaction has ended. Fails with `StoreBusy` if the transaction has read what others have changed since: it must be begun anew.
+   */
+  readonly insert: (run: RunIdentity, row: RunInsert) => Effect.Effect<CommitAnswer, StoreError>
 }
 
 /**
@@ -384,6 +411,20 @@ export interface RunUpdateEncoded extends Omit<RunUpdate, "insert" | "patch" | "
 }
 
 /**
+ * The door of a store into transactions of the application; see {@link SharedClient}.
+ *
+ * @since 0.1.0
+ * @category encoded
+ */
+export interface SharedClientEncoded {
+  readonly isHeld: Effect.Effect<boolean>
+  readonly insert: (
+    run: RunIdentity,
+    row: RunInsertEncoded
+  ) => Effect.Effect<CommitAnswer<RunRowEncoded>, StoreError>
+}
+
+/**
  * What somebody who writes a store implements: the store in plain data.
  *
  * Each method is one transaction, durable when it returns; each may fail with a `StoreError` and must not die of what a
@@ -397,8 +438,8 @@ export interface Encoded {
   readonly target: string
   /** Runs of other namespaces are invisible. */
   readonly namespace: string
-  /** The application may hold the store's only connection, in a transaction of its own. */
-  readonly sharesClient: boolean
+  /** Given if the store uses a client of the application's. */
+  readonly sharedClient: SharedClientEncoded | null
   /**
    * Applies a batch in one transaction, and answers for each update in turn. A run stands in a batch at most once. An
    * update that is fenced off or finds its run there already leaves the others alone. A step that would overwrite a final
@@ -480,8 +521,8 @@ export class StepStore extends Context.Tag("perdure/StepStore")<StepStore, {
   readonly interfaceVersion: 1
   readonly target: string
   readonly namespace: string
-  /** Whether the application may hold the store's only connection, in a transaction of its own. */
-  readonly sharesClient: boolean
+  /** Given if the store uses a client of the application's. */
+  readonly sharedClient: SharedClient | null
   /** One transaction for all updates, durable when it returns; an answer for each, in order. */
   readonly commit: (batch: ReadonlyArray<RunUpdate>) => Effect.Effect<ReadonlyArray<CommitAnswer>, StoreError>
   /** Takes over runs that nobody owns or whose owner is dead; every earlier claim on them is dead from then on. */
@@ -612,6 +653,11 @@ const lift = (encoded: Encoded, codec: PayloadCodecShape): StepStore["Type"] => 
     return { ...row, digest: step.final ? stepDigest(row) : null }
   }
 
+  const sealInsert = (insert: RunInsert, payload: string | null): RunInsertEncoded => {
+    const payloadCodec = nameFor(payload)
+    return { ...insert, payload, payloadCodec, payloadDigest: payloadDigest(insert, payloadCodec, payload) }
+  }
+
   const toUpdate = (
     update: RunUpdate,
     payload: string | null,
@@ -619,19 +665,13 @@ const lift = (encoded: Encoded, codec: PayloadCodecShape): StepStore["Type"] => 
     steps: ReadonlyArray<StepRowEncoded>,
     attempts: ReadonlyArray<AttemptRowEncoded>
   ): RunUpdateEncoded => {
-    const payloadCodec = nameFor(payload)
     const outcomeCodec = nameFor(outcome)
     return {
       workflowId: update.workflowId,
       generation: update.generation,
       epoch: update.epoch,
       reopen: update.reopen,
-      insert: update.insert === null ? null : {
-        ...update.insert,
-        payload,
-        payloadCodec,
-        payloadDigest: payloadDigest(update.insert, payloadCodec, payload)
-      },
+      insert: update.insert === null ? null : sealInsert(update.insert, payload),
       patch: update.patch === null ? null : {
         ...update.patch,
         stopReason: update.patch.stopReason === null ? null : encodeStopReason(update.patch.stopReason),
@@ -775,6 +815,15 @@ const lift = (encoded: Encoded, codec: PayloadCodecShape): StepStore["Type"] => 
   ): Effect.Effect<ReadonlyArray<CommitAnswer>> =>
     answers.every(isOpened) ? Effect.succeed(answers) : Effect.forEach(answers, openAnswer)
 
+  const share = (client: SharedClientEncoded): SharedClient => ({
+    isHeld: client.isHeld,
+    insert: (run, row) =>
+      seal(run.workflowId, row.payload).pipe(
+        Effect.flatMap((payload) => client.insert(run, sealInsert(row, payload))),
+        Effect.flatMap(openAnswer)
+      )
+  })
+
   const openAll = <Row, A>(
     rows: Effect.Effect<ReadonlyArray<Row>, StoreError>,
     each: (row: Row) => Effect.Effect<A, StoreError>
@@ -784,7 +833,7 @@ const lift = (encoded: Encoded, codec: PayloadCodecShape): StepStore["Type"] => 
     interfaceVersion: 1,
     target: encoded.target,
     namespace: encoded.namespace,
-    sharesClient: encoded.sharesClient,
+    sharedClient: encoded.sharedClient === null ? null : share(encoded.sharedClient),
     commit: (batch) => withoutTransaction(Effect.flatMap(Effect.flatMap(sealAll(batch), encoded.commit), openAnswers)),
     claim: (options) =>
       openAll(encoded.claim(options), (row) =>

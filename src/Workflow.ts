@@ -147,7 +147,10 @@ export interface Workflow<
     Engine | Schema.Schema.Context<Payload> | Schema.Schema.Context<Success> | Schema.Schema.Context<Error>
   >
 
-  /** Starts a run, or attaches to the one of the same id, and answers with its id once it is recorded. */
+  /**
+   * Starts a run, or attaches to the one of the same id, and answers with its id once it is recorded. Inside a transaction of the
+   * `SqlClient` that the store shares (`layerClient`) it is part of that transaction: the run begins after the commit.
+   */
   readonly start: (payload: Input, options?: StartOptions) => Effect.Effect<
     string,
     StartError,

@@ -1259,8 +1259,7 @@ describe("Engine over the application's own client", () => {
     Effect.gen(function*() {
       const sql = yield* SqliteClient.SqliteClient
       const calls: ReadonlyArray<readonly [string, Effect.Effect<unknown, unknown, Engine.Engine>]> = [
-        ["start", Job.start()],
-        ["start", Job.execute()],
+        ["await", Job.execute()],
         ["await", Job.await(jobId)],
         ["poll", Job.poll(jobId)],
         ["resume", Job.resume(jobId)],
@@ -1270,7 +1269,7 @@ describe("Engine over the application's own client", () => {
         for (const [name, call] of calls) {
           const exit = yield* Effect.exit(sql.withTransaction(call))
           expect(Exit.isFailure(exit) && Cause.pretty(exit.cause)).toContain(
-            `${name} was called inside a transaction of a SqlClient`
+            `${name} was called inside a transaction of the SqlClient`
           )
         }
         expect(yield* Job.execute()).toBe("s")

@@ -10,7 +10,7 @@ import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import type { StoreError } from "../Errors.js"
 import { NothingToResume, WorkflowIdConflict, WorkflowNotFound } from "../Errors.js"
-import type { RunRow } from "../StepStore.js"
+import type { RunInsert, RunRow, SharedClient } from "../StepStore.js"
 import { StepStore } from "../StepStore.js"
 import type { Household } from "./activeRun.js"
 import { endingOf } from "./activeRun.js"
@@ -23,7 +23,6 @@ import { reopenable } from "./resume.js"
 import { identityOf, Roster } from "./roster.js"
 import type { Engine, Registration, RunEnd, StartRequest } from "./run.js"
 import { makeScript } from "./script.js"
-import { inTransaction } from "./transaction.js"
 import { wholeMillis } from "./wholeMillis.js"
 
 export interface Settings {
@@ -103,6 +102,24 @@ export const make = (settings: Settings): Effect.Effect<Engine["Type"], StoreErr
 
     // -- starting
 
+    const newRun = (request: StartRequest, owner: string | null, createdAt: number): RunInsert => ({
+      name: request.name,
+      version: request.version,
+      status: owner === null ? "PENDING" : "RUNNING",
+      owner,
+      fingerprint: request.fingerprint,
+      payload: request.payload,
+      createdAt
+    })
+
+    /** Answers the run that is there already, if it is the one that was asked for. */
+    const attached = (request: StartRequest, row: RunRow): Effect.Effect<RunRow, WorkflowIdConflict> =>
+      row.name === request.name && row.fingerprint === request.fingerprint
+        ? Effect.succeed(row)
+        : Effect.fail(
+          new WorkflowIdConflict({ workflowId: row.workflowId, existing: row.name, requested: request.name })
+        )
+
     /** Creates a run; answers the row that was there already. */
     const insert = (
       request: StartRequest,
@@ -113,15 +130,7 @@ export const make = (settings: Settings): Effect.Effect<Engine["Type"], StoreErr
         Effect.tapErrorCause(
           journal.write({
             ...emptyUpdate({ workflowId: request.workflowId, generation: 0, epoch: owned ? 1 : 0 }),
-            insert: {
-              name: request.name,
-              version: request.version,
-              status: owned ? "RUNNING" : "PENDING",
-              owner: owned ? worker : null,
-              fingerprint: request.fingerprint,
-              payload: request.payload,
-              createdAt
-            }
+            insert: newRun(request, owned ? worker : null, createdAt)
           }),
           () => owned ? roster.doubt(request.workflowId) : Effect.void
         ),
@@ -140,14 +149,9 @@ export const make = (settings: Settings): Effect.Effect<Engine["Type"], StoreErr
               ? roster.inhabitDefined({ workflowId, name, generation: 0, epoch: 1, createdAt }, true, payload)
               : Effect.void)
         ).pipe(
-          Effect.flatMap((row): Effect.Effect<void, WorkflowIdConflict | StoreError> => {
-            if (row === null) {
-              return Effect.void
-            }
-            return row.name === name && row.fingerprint === request.fingerprint
-              ? roster.adopt(row)
-              : Effect.fail(new WorkflowIdConflict({ workflowId, existing: row.name, requested: name }))
-          }),
+          Effect.flatMap((row): Effect.Effect<void, WorkflowIdConflict | StoreError> =>
+            row === null ? Effect.void : Effect.flatMap(attached(request, row), (row) => roster.adopt(row))
+          ),
           Effect.as(workflowId)
         )
       }).pipe(Effect.uninterruptible)
@@ -273,18 +277,35 @@ export const make = (settings: Settings): Effect.Effect<Engine["Type"], StoreErr
             })
         ))
 
+    // -- inside a transaction of the application
+
+    const shared = store.sharedClient
+
     /** A store that shares the application's client would wait for the caller's transaction, which waits for the store. */
     const apart = <A, E>(called: string, self: Effect.Effect<A, E>): Effect.Effect<A, E> =>
-      store.sharesClient
-        ? Effect.if(inTransaction, {
-          onTrue: () =>
-            Effect.dieMessage(
-              `${called} was called inside a transaction of a SqlClient, and ${store.target} is reached through the ` +
-                "application's own client (layerClient): each would wait for the other. Call it after the transaction"
-            ),
-          onFalse: () => self
-        })
-        : self
+      shared === null ? self : Effect.if(shared.isHeld, {
+        onTrue: () =>
+          Effect.dieMessage(
+            `${called} was called inside a transaction of the SqlClient through which ${store.target} is reached ` +
+              "(layerClient): each would wait for the other. Call start inside the transaction, and await and the others after it"
+          ),
+        onFalse: () => self
+      })
+
+    /** Creates a run with the caller's transaction. Nobody owns it: who notices it after the commit claims it. */
+    const join = (request: StartRequest, client: SharedClient) =>
+      Effect.flatMap(
+        client.insert({ workflowId: request.workflowId, generation: 0, epoch: 0 }, newRun(request, null, now())),
+        (answer) => answer._tag === "Exists" ? Effect.asSome(answer.run) : Effect.succeedNone
+      ).pipe(
+        Effect.flatMap(Option.match({
+          onNone: () => Effect.void,
+          // It may be an orphan, which cannot be claimed before the transaction has ended.
+          onSome: (row) => Effect.map(attached(request, row), () => void fork(quietly(roster.adopt(row))))
+        })),
+        Effect.as(request.workflowId),
+        Effect.uninterruptible
+      )
 
     const script = makeScript({
       roster,
@@ -296,7 +317,10 @@ export const make = (settings: Settings): Effect.Effect<Engine["Type"], StoreErr
 
     return {
       register,
-      start: (request) => apart("start", start(request)),
+      start: (request) =>
+        shared === null
+          ? start(request)
+          : Effect.if(shared.isHeld, { onTrue: () => join(request, shared), onFalse: () => start(request) }),
       await: (workflowId, name) => apart("await", awaitEnd(workflowId, name)),
       poll: (workflowId, name) =>
         apart("poll", Effect.map(store.run(workflowId), Option.filter((row) => row.name === name))),

@@ -5,12 +5,16 @@
  * `b` runs on `a`'s connection. A store call that saw the mark would write its rows into somebody else's transaction.
  */
 import { TransactionConnection } from "@effect/sql/SqlClient"
+import type { Connection } from "@effect/sql/SqlConnection"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
+import * as Option from "effect/Option"
 
-/** Whether a transaction of some client surrounds the effect. */
-export const inTransaction: Effect.Effect<boolean> = Effect.withFiberRuntime((fiber) =>
-  Effect.succeed(fiber.currentContext.unsafeMap.has(TransactionConnection.key))
+/** The connection of the transaction that surrounds the effect, whatever client it is of; none if none does. */
+export const ambientConnection: Effect.Effect<Option.Option<Connection>> = Effect.withFiberRuntime((fiber) =>
+  Effect.succeed(
+    Option.map(Context.getOption(fiber.currentContext, TransactionConnection), ([connection]) => connection)
+  )
 )
 
 /**

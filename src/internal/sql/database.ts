@@ -103,15 +103,17 @@ export const transaction = <A>(begin: string, work: Work<A>): Work<A> =>
 
 const isBusy = (error: StoreError) => error._tag === "StoreBusy"
 
-/**
- * @param options.withConnection - does the work on a connection, in one turn
- */
-export const make = (options: {
+/** Does something again while the database is busy, and says what else fails in the words of the store. */
+export type Patiently = <A, R>(
+  once: Effect.Effect<A, Failure, R>,
+  passes?: (error: StoreError) => boolean
+) => Effect.Effect<A, StoreError, R>
+
+export const patiently = (options: {
   readonly target: string
   readonly busy: Busy | undefined
   readonly prepared: Prepared
-  readonly withConnection: <A>(work: Work<A>) => Effect.Effect<A, Failure>
-}): Database => {
+}): Patiently => {
   const busy = { first: 1, factor: 2, cap: 25, patience: "30 seconds" as const, ...options.busy }
   const policy = Schedule.exponential(busy.first, busy.factor).pipe(
     Schedule.union(Schedule.spaced(busy.cap)),
@@ -125,11 +127,21 @@ export const make = (options: {
     options.prepared.note(failure)
     return toStoreError(options.target, failure)
   }
-  return {
-    target: options.target,
-    turn: (work) => {
-      const once = Effect.mapError(options.withConnection(work), translate)
-      return Effect.catchIf(once, isBusy, () => Effect.retry(once, { schedule: policy, while: isBusy }))
-    }
+  return (work, passes = isBusy) => {
+    const once = Effect.mapError(work, translate)
+    return Effect.catchIf(once, passes, () => Effect.retry(once, { schedule: policy, while: passes }))
   }
+}
+
+/**
+ * @param options.withConnection - does the work on a connection, in one turn
+ */
+export const make = (options: {
+  readonly target: string
+  readonly busy: Busy | undefined
+  readonly prepared: Prepared
+  readonly withConnection: <A>(work: Work<A>) => Effect.Effect<A, Failure>
+}): Database => {
+  const patient = patiently(options)
+  return { target: options.target, turn: (work) => patient(options.withConnection(work)) }
 }

@@ -176,6 +176,16 @@ export const make = (dialect: Dialect, prefix: string, namespace: string) => {
     `SELECT 1 FROM ${workflows} WHERE namespace = ? AND workflow_id = ? AND epoch = ?) ${ontoOldStep}`
 
   const insertColumns = ["namespace", "workflowId", "generation", "epoch", "createdAt", "updatedAt", ...insertFields]
+  const insertRuns = many<Of<NewRun>>(
+    (rows) => `INSERT INTO ${workflows} (${columns(insertColumns)}) VALUES ${rowsOfHoles(rows, insertColumns.length)}`,
+    (values, { generation, row, workflowId }) => {
+      values.push(namespace, workflowId, generation, row.epoch, row.createdAt, row.createdAt)
+      for (const field of insertFields) {
+        values.push(row[field])
+      }
+    },
+    ({ row }) => length(row.payload)
+  )
 
   return {
     namespace,
@@ -188,17 +198,9 @@ export const make = (dialect: Dialect, prefix: string, namespace: string) => {
     fencedSteps: [1, 2, 3].map(fencedSteps),
     epochs: `SELECT workflow_id AS "workflowId", epoch FROM ${workflows} ` +
       `WHERE namespace = ? AND ${dialect.isAmong("workflow_id")}`,
-    insertRuns: many<Of<NewRun>>(
-      (rows) =>
-        `INSERT INTO ${workflows} (${columns(insertColumns)}) VALUES ${rowsOfHoles(rows, insertColumns.length)}`,
-      (values, { generation, row, workflowId }) => {
-        values.push(namespace, workflowId, generation, row.epoch, row.createdAt, row.createdAt)
-        for (const field of insertFields) {
-          values.push(row[field])
-        }
-      },
-      ({ row }) => length(row.payload)
-    ),
+    insertRuns,
+    /** One statement, so that a transaction of the application takes the lock for writing before it reads. */
+    insertIfAbsent: `${insertRuns.single.sql} ON CONFLICT (namespace, workflow_id) DO NOTHING`,
     patchRuns: many<Of<StepStore.RunPatchEncoded>>(
       (rows) =>
         `WITH patch (space, id, ${columns(patchFields)}) AS (VALUES ${rowsOfHoles(rows, patchFields.length + 2)}) ` +

@@ -7,6 +7,7 @@ import { ChangeHub } from "../changeHub.js"
 import { invariant } from "../invariant.js"
 import { type Database, type Session, transaction, type Work } from "./database.js"
 import type { Liveness } from "./liveness.js"
+import { type Client, make as makeSharedClient } from "./sharedClient.js"
 import type { Many, Of, Statements, Value } from "./statements.js"
 
 type Answer = StepStore.CommitAnswer<StepStore.RunRowEncoded>
@@ -21,11 +22,12 @@ export const make = (options: {
   readonly database: Database
   readonly statements: Statements
   readonly liveness: Liveness
-  readonly sharesClient: boolean
+  /** Given if the store uses a client of the application's. */
+  readonly client: Client | null
   /** Runs while somebody listens to changes, and reports what other connections committed. */
   readonly watch: (report: () => void) => Effect.Effect<void, never, Scope.Scope>
 }): StepStore.Encoded => {
-  const { database, liveness, sharesClient, statements } = options
+  const { client, database, liveness, statements } = options
   const { namespace } = statements
   const hub = new ChangeHub()
 
@@ -211,7 +213,9 @@ export const make = (options: {
   return {
     target: database.target,
     namespace,
-    sharesClient,
+    sharedClient: client === null
+      ? null
+      : makeSharedClient({ client, statements, publish: (workflowId) => hub.publish([workflowId]) }),
     commit,
     claim,
     run: (workflowId) =>

@@ -1,0 +1,77 @@
+/** What a store does inside transactions of the application, whose client it uses. */
+import type { SqlClient } from "@effect/sql/SqlClient"
+import type { Connection } from "@effect/sql/SqlConnection"
+import * as Effect from "effect/Effect"
+import * as Option from "effect/Option"
+import type * as Scope from "effect/Scope"
+import type { StoreError } from "../../Errors.js"
+import type * as StepStore from "../../StepStore.js"
+import { ambientConnection, withoutTransaction } from "../transaction.js"
+import { first, inOneTurn, type Patiently, type Prepared, Session, type Work } from "./database.js"
+import type { Statements, Value } from "./statements.js"
+
+/** The application's client, and its one connection. */
+export interface Client {
+  readonly sql: SqlClient
+  readonly connection: Connection
+  readonly patiently: Patiently
+  readonly prepared: Prepared
+  /** Within which the store is used. */
+  readonly scope: Scope.Scope
+}
+
+/** The driver's wait for a lock blocks the whole process, and only Effect's lets its timers run. */
+export const withoutWaiting = <A>(work: Work<A>): Work<A> => (session) =>
+  Effect.flatMap(
+    session.once<{ readonly timeout: number }>("PRAGMA busy_timeout"),
+    (theirs) =>
+      session.once("PRAGMA busy_timeout = 0").pipe(
+        Effect.zipRight(work(session)),
+        Effect.ensuring(Effect.ignore(session.once(`PRAGMA busy_timeout = ${first(theirs).timeout}`)))
+      )
+  )
+
+/** A transaction that has read what was changed since can never write: waiting does not help. */
+const passes = (error: StoreError) => error._tag === "StoreBusy" && !error.detail.startsWith("SQLITE_BUSY_SNAPSHOT")
+
+export const make = (options: {
+  readonly client: Client
+  readonly statements: Statements
+  readonly publish: (workflowId: string) => void
+}): StepStore.SharedClientEncoded => {
+  const { client, publish, statements } = options
+  const { namespace } = statements
+  const session = new Session(client.connection, client.prepared)
+
+  /** Whoever gets the connection knows that the transaction which holds it now has ended, either way. */
+  const publishAfterwards = (workflowId: string) =>
+    Effect.scoped(client.sql.reserve).pipe(
+      Effect.zipRight(Effect.sync(() => publish(workflowId))),
+      Effect.ignore,
+      withoutTransaction,
+      Effect.interruptible,
+      Effect.forkIn(client.scope)
+    )
+
+  const insert = (run: StepStore.RunIdentity, row: StepStore.RunInsertEncoded) => {
+    const { epoch, generation, workflowId } = run
+    const values: Array<Value> = []
+    statements.insertRuns.bind(values, { workflowId, generation, row: { ...row, epoch } })
+    const work: Work<StepStore.CommitAnswer<StepStore.RunRowEncoded>> = Effect.fnUntraced(function*(session) {
+      if ((yield* session.change(statements.insertIfAbsent, values)) === 1) {
+        return { _tag: "Accepted" }
+      }
+      const existing = yield* session.all<StepStore.RunRowEncoded>(statements.run, [namespace, workflowId])
+      return { _tag: "Exists", run: first(existing) }
+    })
+    return Effect.tap(
+      client.patiently(Effect.suspend(() => inOneTurn(withoutWaiting(work), session)), passes),
+      (answer) => answer._tag === "Accepted" ? publishAfterwards(workflowId) : Effect.void
+    )
+  }
+
+  return {
+    isHeld: Effect.map(ambientConnection, Option.contains(client.connection)),
+    insert
+  }
+}
