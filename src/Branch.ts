@@ -6,7 +6,10 @@
  *
  * @since 0.1.0
  */
+import * as Cause from "effect/Cause"
+import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import * as Fiber from "effect/Fiber"
 import { dual } from "effect/Function"
 import * as Predicate from "effect/Predicate"
 import type { Concurrency, NoExcessProperties } from "effect/Types"
@@ -255,3 +258,86 @@ export const raceAll = <Eff extends AnyEffect>(
   effects: Iterable<Eff>
 ): Effect.Effect<Effect.Effect.Success<Eff>, Effect.Effect.Error<Eff>, Effect.Effect.Context<Eff> | Run> =>
   Effect.flatMap(reserveAll("Branch.raceAll", Array.from(effects)), Effect.raceAll)
+
+/**
+ * `Effect.timeout`, the effect and the timer in branches of their own: if the effect has not ended in time it is interrupted, and
+ * the failure is a `TimeoutException`. The timer is durable: the time counts from the call, through any number of restarts.
+ *
+ * For a limit on each attempt of one step, `Effect.timeout` inside the step is simpler.
+ *
+ * @param duration - how long the effect may take, by the run's own time
+ * @example
+ * ```ts
+ * import { Effect } from "effect"
+ * import { Branch, Step } from "perdure"
+ *
+ * export const approved = (approval: Effect.Effect<string>) =>
+ *   approval.pipe(
+ *     Step.durable("wait-for-approval"),
+ *     Branch.timeout("3 days"),
+ *     Effect.catchTag("TimeoutException", () => Effect.succeed("nobody answered"))
+ *   )
+ * ```
+ *
+ * @since 0.1.0
+ * @category combinators
+ */
+export const timeout: {
+  (
+    duration: Duration.DurationInput
+  ): <A, E, R>(self: Effect.Effect<A, E, R>) => Effect.Effect<A, E | Cause.TimeoutException, R | Run>
+  <A, E, R>(
+    self: Effect.Effect<A, E, R>,
+    duration: Duration.DurationInput
+  ): Effect.Effect<A, E | Cause.TimeoutException, R | Run>
+} = dual(2, <A, E, R>(self: Effect.Effect<A, E, R>, duration: Duration.DurationInput) =>
+  Effect.flatMap(
+    reserveAll("Branch.timeout", [self, Effect.sleep(duration)]),
+    ([work, timer]) =>
+      Effect.raceFirst(
+        work as Effect.Effect<A, E, R>,
+        Effect.flatMap(
+          timer as Effect.Effect<void>,
+          () => new Cause.TimeoutException(`It took longer than ${Duration.format(duration)}`)
+        )
+      )
+  ))
+
+/**
+ * `Effect.fork`, the effect in a branch of its own. The fiber ends with the one that forked it; {@link join} waits for it.
+ *
+ * @example
+ * ```ts
+ * import { Effect } from "effect"
+ * import { Branch, Step } from "perdure"
+ *
+ * export const both = Effect.gen(function*() {
+ *   const report = yield* Effect.succeed("report").pipe(Step.durable("write-report"), Branch.fork)
+ *   yield* Effect.void.pipe(Step.durable("tell-everybody"))
+ *   return yield* Branch.join(report)
+ * })
+ * ```
+ *
+ * @since 0.1.0
+ * @category combinators
+ */
+export const fork = <A, E, R>(
+  self: Effect.Effect<A, E, R>
+): Effect.Effect<Fiber.RuntimeFiber<A, E>, never, R | Run> =>
+  Effect.flatMap(reserveAll("Branch.fork", [self]), ([bound]) => Effect.fork(bound as Effect.Effect<A, E, R>))
+
+/**
+ * `Fiber.join` of what {@link fork} has started: waits for its end, and ends as it did. Takes no sequence.
+ *
+ * @example
+ * ```ts
+ * import { Effect } from "effect"
+ * import { Branch, Step } from "perdure"
+ *
+ * export const joined = Effect.succeed(1).pipe(Step.durable("one"), Branch.fork, Effect.flatMap(Branch.join))
+ * ```
+ *
+ * @since 0.1.0
+ * @category combinators
+ */
+export const join = <A, E>(fiber: Fiber.Fiber<A, E>): Effect.Effect<A, E, Run> => Fiber.join(fiber)

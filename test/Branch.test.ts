@@ -1,5 +1,5 @@
 import { describe, expect, it } from "@effect/vitest"
-import { Cause, Deferred, Effect, Exit, FastCheck, Fiber, Ref, Schema } from "effect"
+import { Cause, Deferred, Effect, Exit, FastCheck, Fiber, Ref, Schema, TestClock } from "effect"
 import { Branch, Step, Workflow } from "perdure"
 import {
   gate,
@@ -336,6 +336,87 @@ describe.each(stores)("Branch (%s)", (_, store) => {
           stoppedBy("BodyDied")
         )
         expect(reason.detail).toContain("empty collection")
+      }).pipe(inEngine()))
+  })
+
+  describe("Branch.timeout", () => {
+    const limited = <A, E>(self: Effect.Effect<A, E, Workflow.Run>) =>
+      self.pipe(
+        Branch.timeout("1 minute"),
+        Effect.catchIf(Cause.isTimeoutException, ({ message }) => Effect.succeed(message))
+      )
+
+    test("takes two sequences, and lets go what is in time", () =>
+      Effect.gen(function*() {
+        const lives = yield* livedTwice("wf", Effect.zip(limited(stepOf("a")), stepOf("after")))
+        expect(lives.map(told)).toEqual([{ value: ["a", "after"] }, { value: ["a", "after"] }])
+        expect(yield* stepsOf("wf")).toEqual(["0.0 a COMPLETED 1!", "1.0 sleep FAILED 1", "2 after COMPLETED 1!"])
+      }).pipe(inEngine()))
+
+    test("passes a failure on", () =>
+      Effect.gen(function*() {
+        expect(yield* Effect.flip(Workflow.run("wf", limited(failing("no")), { error: Schema.String }))).toBe("no")
+      }).pipe(inEngine()))
+
+    test("interrupts what takes too long, in every replay", () =>
+      Effect.gen(function*() {
+        const { add, entries } = ledger()
+        const slow = Effect.never.pipe(Step.durable("slow"), Effect.onInterrupt(() => add("interrupted")))
+        const lives = yield* Effect.fork(livedTwice("wf", limited(slow)))
+        yield* turns(20)
+        yield* TestClock.adjust("59 seconds")
+        expect(entries).toEqual([])
+        yield* TestClock.adjust("1 second")
+        expect((yield* Fiber.join(lives)).map(told)).toEqual([
+          { value: "It took longer than 1m" },
+          { value: "It took longer than 1m" }
+        ])
+        expect(entries).toEqual(["interrupted", "interrupted"])
+        expect(yield* recorded("wf")).toEqual(["1.0 sleep"])
+      }).pipe(inEngine()))
+
+    test("counts the time from the call, through a restart", () =>
+      Effect.gen(function*() {
+        const body = limited(Effect.as(Effect.never, "done").pipe(Step.durable("slow")))
+        const first = yield* Effect.fork(Workflow.run("wf", body))
+        yield* turns(20)
+        yield* TestClock.adjust("40 seconds")
+        yield* Fiber.interrupt(first)
+        const second = yield* Effect.fork(Workflow.run("wf", body))
+        yield* turns(20)
+        yield* TestClock.adjust("19 seconds")
+        expect(second.unsafePoll()).toBeNull()
+        yield* TestClock.adjust("1 second")
+        expect(yield* Fiber.join(second)).toBe("It took longer than 1m")
+      }).pipe(inEngine()))
+  })
+
+  describe("Branch.fork", () => {
+    test("takes one sequence, and join none", () =>
+      Effect.gen(function*() {
+        const body = Effect.gen(function*() {
+          const forked = yield* Branch.fork(Effect.zip(stepOf("a"), stepOf("b")))
+          const meanwhile = yield* stepOf("c")
+          return [...yield* Branch.join(forked), meanwhile, yield* stepOf("d")]
+        })
+        const lives = yield* livedTwice("wf", body)
+        expect(lives.map(told)).toEqual([{ value: ["a", "b", "c", "d"] }, { value: ["a", "b", "c", "d"] }])
+        expect([...yield* recorded("wf")].sort()).toEqual(["0.0 a", "0.1 b", "1 c", "2 d"])
+      }).pipe(inEngine()))
+
+    test("passes a failure to whoever joins", () =>
+      Effect.gen(function*() {
+        const body = Effect.flatMap(Branch.fork(failing("no")), Branch.join)
+        expect(yield* Effect.flip(Workflow.run("wf", body, { error: Schema.String }))).toBe("no")
+      }).pipe(inEngine()))
+
+    test("ends with the fiber that forked it", () =>
+      Effect.gen(function*() {
+        const { add, entries } = ledger()
+        const forked = Effect.never.pipe(Step.durable("for ever"), Effect.onInterrupt(() => add("interrupted")))
+        yield* Workflow.run("wf", Effect.zipRight(Branch.fork(forked), Effect.asVoid(stepOf("a"))))
+        expect(entries).toEqual(["interrupted"])
+        expect(yield* statusOf("wf")).toBe("COMPLETED")
       }).pipe(inEngine()))
   })
 

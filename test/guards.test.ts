@@ -310,7 +310,9 @@ describe.each(stores)("The guard (%s)", (_, store) => {
               "Branch.forEach",
               "Branch.reserve",
               "Branch.race",
+              "Branch.timeout",
               "Effect.timeout inside the step",
+              "Branch.fork",
               "for a Stream",
               "for a Layer"
             ]

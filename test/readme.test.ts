@@ -131,11 +131,17 @@ const table: Record<string, { readonly refused: ReadonlyArray<Program>; readonly
   },
   "`Effect.fork` of a step": {
     refused: [Effect.fork(step).pipe(Effect.flatMap((fiber) => fiber.await))],
-    instead: [Branch.all([step, step], { concurrency: "unbounded" })]
+    instead: [
+      Branch.fork(step).pipe(Effect.flatMap(Branch.join)),
+      Branch.all([step, step], { concurrency: "unbounded" })
+    ]
   },
   "`Effect.timeout` around a step": {
     refused: [Effect.timeout(step, "1 minute")],
-    instead: [Effect.succeed(1).pipe(Effect.timeout("1 minute"), Effect.orDie, Step.durable("step"))]
+    instead: [
+      Effect.orDie(Branch.timeout(step, "1 minute")),
+      Effect.succeed(1).pipe(Effect.timeout("1 minute"), Effect.orDie, Step.durable("step"))
+    ]
   },
   "a `Stream` whose elements run steps": {
     refused: [

@@ -9,7 +9,8 @@ import type { Wait } from "./sequencer.js"
 /** What to write instead of a fork that reserves nothing; the table is in the README too, and is a test. */
 export const insteadOfForking =
   "Instead: for parallel work, Branch.all, Branch.forEach, or Branch.reserve before Effect.all; " +
-  "for a race, Branch.race or Branch.raceAll; for a timeout, Effect.timeout inside the step; " +
+  "for a race, Branch.race or Branch.raceAll; for a timeout, Branch.timeout, or Effect.timeout inside the step; " +
+  "for a fork, Branch.fork; " +
   "for a Stream, Branch.forEach, or collect it inside a step; for a Layer, provide it outside the body"
 
 /**

@@ -1,5 +1,5 @@
 /** The types of branches are those of the Effect functions of the same names, and `Run`. Nothing here runs. */
-import { Effect, type Either, type Option } from "effect"
+import { type Cause, Effect, type Either, type Fiber, type Option } from "effect"
 import { Branch, type Workflow } from "perdure"
 import { is, type Mailer } from "./is.js"
 
@@ -39,6 +39,15 @@ is<Effect.Effect<"a" | 2, "ea", Mailer | Run>>()(racePiped)
 const raceAll = Branch.raceAll([a, b])
 is<Effect.Effect<"a" | 2, "ea", Mailer | Run>>()(raceAll)
 
+const timeout = Branch.timeout(a, "1 day")
+is<Effect.Effect<"a", "ea" | Cause.TimeoutException, Mailer | Run>>()(timeout)
+const timeoutPiped = b.pipe(Branch.timeout(1_000))
+is<Effect.Effect<2, Cause.TimeoutException, Run>>()(timeoutPiped)
+const forked = Branch.fork(a)
+is<Effect.Effect<Fiber.RuntimeFiber<"a", "ea">, never, Mailer | Run>>()(forked)
+const joined = Effect.flatMap(forked, Branch.join)
+is<Effect.Effect<"a", "ea", Mailer | Run>>()(joined)
+
 const reserved = Branch.reserve([a, b])
 is<Effect.Effect<[typeof a, typeof b], never, Run>>()(reserved)
 const reservedStruct = Branch.reserve({ a, b })
@@ -56,9 +65,3 @@ export const refused = [
   // @ts-expect-error no effect
   Branch.all([1])
 ]
-
-/** Not there yet. */
-// @ts-expect-error Branch.timeout
-export const timeout = Branch.timeout
-// @ts-expect-error Branch.fork
-export const fork = Branch.fork
