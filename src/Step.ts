@@ -3,6 +3,7 @@
  *
  * @since 0.1.0
  */
+import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import { dual } from "effect/Function"
 import type * as Schema from "effect/Schema"
@@ -11,6 +12,7 @@ import type { ErrorOut, OptionsCheck, OutcomeOptions, SchemaR, SelfCheck, Succes
 import type { Run } from "./internal/run.js"
 import { CurrentStep } from "./internal/run.js"
 import { step } from "./internal/step.js"
+import { transactionStep } from "./internal/transactionStep.js"
 
 // ---------------------------------------------------------------------------------------------------------------------
 // models
@@ -29,6 +31,20 @@ import { step } from "./internal/step.js"
  */
 export interface Options extends OutcomeOptions {
   readonly fingerprint?: string
+}
+
+/**
+ * What may be said of a {@link transaction}: what may be said of a step, and
+ *
+ * - `timeout`: how long its effect may take, 5 seconds unless given. Meanwhile nobody else writes to a SQLite database. Exceeding it
+ *   is a death of the step: nothing is written, and the run stops.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface TransactionOptions extends OutcomeOptions {
+  readonly fingerprint?: string
+  readonly timeout?: Duration.DurationInput
 }
 
 /**
@@ -125,6 +141,77 @@ export const durable: {
     options?: O & OptionsCheck<O, keyof Options>
   ): Durable<A, E, R, O>
 } = dual((args) => Effect.isEffect(args[0]), make_)
+
+const transaction_ = (
+  self: Effect.Effect<unknown, unknown, unknown>,
+  id: string,
+  options: TransactionOptions | undefined
+) =>
+  transactionStep(self, {
+    id,
+    fingerprint: options?.fingerprint ?? null,
+    success: (options?.success as AnySchema | undefined) ?? null,
+    error: (options?.error as AnySchema | undefined) ?? null,
+    timeout: Duration.toMillis(options?.timeout ?? "5 seconds")
+  })
+
+/**
+ * Makes an effect that writes to the application's database a step whose writes happen exactly once: they and the record of the
+ * step are one transaction. Whenever the process dies, both are there or neither is.
+ *
+ * It needs a store that shares the `SqlClient` of the effect (`SqliteStepStore.layerClient`); anywhere else the run stops with a
+ * `Misplaced` that says so. The effect uses that client as ever; a `sql.withTransaction` inside it is a savepoint. What it does beside
+ * (a request, a file) may happen again, as in any step, and is not rolled back: do it in a step of its own.
+ *
+ * A value commits. A typed failure rolls back what was written, and is then recorded by itself, as the failure of any step. A death
+ * rolls back too. Steps inside it are part of it, and a `start` of a workflow commits with it; `execute`, `await` and `Branch` do not
+ * belong in it.
+ *
+ * The transaction begins by taking the lock for writing, so nobody else can write to a SQLite database before it ends: keep it
+ * short.
+ *
+ * @param id - the name of the step, for people: at most 256 bytes
+ * @param options - `success` and `error` schemas, a `fingerprint`, and a `timeout` (5 seconds unless given); see
+ *   {@link TransactionOptions}
+ * @example
+ * ```ts
+ * import { SqlClient } from "@effect/sql"
+ * import { Effect, Schema } from "effect"
+ * import { Step } from "perdure"
+ *
+ * class NoFunds extends Schema.TaggedError<NoFunds>()("NoFunds", {}) {}
+ *
+ * const withdraw = (account: string, cents: number) =>
+ *   Effect.gen(function*() {
+ *     const sql = yield* SqlClient.SqlClient
+ *     const changed = yield* sql`
+ *       UPDATE accounts SET cents = cents - ${cents} WHERE id = ${account} AND cents >= ${cents} RETURNING id
+ *     `
+ *     return changed.length === 1 ? undefined : yield* new NoFunds()
+ *   })
+ *
+ * export const payment = withdraw("ada", 4_200).pipe(
+ *   Effect.catchTag("SqlError", Effect.die),
+ *   Step.transaction("withdraw", { error: NoFunds, timeout: "1 second" })
+ * )
+ * ```
+ *
+ * @since 0.1.0
+ * @category combinators
+ */
+export const transaction: {
+  <const O extends TransactionOptions = {}>(
+    id: string,
+    options?: O & OptionsCheck<O, keyof TransactionOptions>
+  ): <A, E, R>(
+    self: Effect.Effect<A, E, R> & SelfCheck<A, E, O>
+  ) => Durable<A, E, R, O>
+  <A, E, R, const O extends TransactionOptions = {}>(
+    self: Effect.Effect<A, E, R> & SelfCheck<A, E, O>,
+    id: string,
+    options?: O & OptionsCheck<O, keyof TransactionOptions>
+  ): Durable<A, E, R, O>
+} = dual((args) => Effect.isEffect(args[0]), transaction_)
 
 /**
  * The value form of {@link durable}: a step with everything about it in one place.

@@ -6,6 +6,7 @@
  *
  * @since 0.1.0
  */
+import type { SqlClient } from "@effect/sql/SqlClient"
 import * as Cause from "effect/Cause"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
@@ -280,7 +281,36 @@ export interface SharedClient {
    * transaction has ended. Fails with `StoreBusy` if the transaction has read what others have changed since: it must be begun anew.
    */
   readonly insert: (run: RunIdentity, row: RunInsert) => Effect.Effect<CommitAnswer, StoreError>
+  /** Whether this is that client. */
+  readonly is: (client: SqlClient) => boolean
+  /** Records a step in one transaction of that client with what an effect writes. */
+  readonly transact: <R>(transaction: StepTransaction<R>) => Effect.Effect<TransactionEnd, StoreError, R>
 }
+
+/**
+ * A transaction that ends with the record of a step.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface StepTransaction<R> {
+  /** Nothing is run unless the run is in this epoch. */
+  readonly run: RunIdentity
+  /** Answers the row to record, or `null` to roll back. All of it is done again if the database was busy at the commit. */
+  readonly work: Effect.Effect<StepRow | null, never, R>
+  /** Asked for at the commit: the position of the record, or `null` to roll back. */
+  readonly position: () => number | null
+  /** Called as soon as the row is durable, before anything else can happen. */
+  readonly committed: (row: StepRow) => void
+}
+
+/**
+ * What became of a transaction: `Fenced` if the run is in another epoch, or gone.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export type TransactionEnd = "Committed" | "Fenced" | "RolledBack"
 
 /**
  * @since 0.1.0
@@ -422,6 +452,27 @@ export interface SharedClientEncoded {
     run: RunIdentity,
     row: RunInsertEncoded
   ) => Effect.Effect<CommitAnswer<RunRowEncoded>, StoreError>
+  readonly is: (client: SqlClient) => boolean
+  /**
+   * Begins a transaction, fences it, runs the effect inside it, and writes the row that the answer of the effect makes. It is asked
+   * for in the turn of the commit; `null` rolls back.
+   */
+  readonly transact: <R>(
+    run: RunIdentity,
+    work: Effect.Effect<() => Committing | null, StoreError, R>
+  ) => Effect.Effect<TransactionEnd, StoreError, R>
+}
+
+/**
+ * A record about to be committed.
+ *
+ * @since 0.1.0
+ * @category encoded
+ */
+export interface Committing {
+  readonly row: StepRowEncoded
+  /** To be called in the turn of the commit, after it. */
+  readonly committed: () => void
 }
 
 /**
@@ -821,8 +872,36 @@ const lift = (encoded: Encoded, codec: PayloadCodecShape): StepStore["Type"] => 
       seal(run.workflowId, row.payload).pipe(
         Effect.flatMap((payload) => client.insert(run, sealInsert(row, payload))),
         Effect.flatMap(openAnswer)
+      ),
+    is: client.is,
+    transact: ({ committed, position, run, work }) =>
+      client.transact(
+        run,
+        Effect.flatMap(work, (row) => row === null ? rollBack : sealLast(run, row, position, committed))
       )
   })
+
+  const rollBack = Effect.succeed(() => null)
+
+  /** The digest covers the position, so the row is made when that is known. */
+  const sealLast = (
+    { workflowId }: RunIdentity,
+    row: StepRow,
+    position: () => number | null,
+    committed: (row: StepRow) => void
+  ) =>
+    Effect.zipWith(
+      seal(workflowId, row.output),
+      seal(workflowId, row.error),
+      (output, error) => (): Committing | null => {
+        const at = position()
+        if (at === null) {
+          return null
+        }
+        const last: StepRow = { ...row, position: at, final: true }
+        return { row: sealStep(workflowId, last, output, error), committed: () => committed(last) }
+      }
+    )
 
   const openAll = <Row, A>(
     rows: Effect.Effect<ReadonlyArray<Row>, StoreError>,

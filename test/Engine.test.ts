@@ -1232,6 +1232,7 @@ describe("a residency", () => {
       const residency = new Residency({ workflowId: "wf", name: "job", generation: 0, epoch: 1, createdAt: 0 }, store, {
         journal: yield* Journal.make(store, faults),
         namespace: store.namespace,
+        sharedClient: null,
         clock,
         faults,
         limits: defaultLimits,

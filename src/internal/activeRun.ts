@@ -14,13 +14,14 @@ import * as FiberId from "effect/FiberId"
 import * as Option from "effect/Option"
 import type { Operation, StopReason, StoreError } from "../Errors.js"
 import { BodyDied, Deadlocked, LimitExceeded, Misplaced, NonDeterminismError, StoreRejected } from "../Errors.js"
-import type { AttemptRow, CommitAnswer, RunUpdate, StepRow } from "../StepStore.js"
+import type { AttemptRow, CommitAnswer, RunUpdate, SharedClient, StepRow } from "../StepStore.js"
 import { describe } from "./describe.js"
 import { fullDigest } from "./digest.js"
 import type { FaultPointsShape } from "./faultPoints.js"
 import type { Journal } from "./journal.js"
 import { emptyUpdate, isTransient } from "./journal.js"
 import type { Limits } from "./limits.js"
+import { nextTurn } from "./scheduler.js"
 import { addressOf, never, operationOf, Sequencer } from "./sequencer.js"
 import { Unwinding } from "./unwinding.js"
 import { wholeMillis } from "./wholeMillis.js"
@@ -54,6 +55,8 @@ export type Ending =
 export interface Household {
   readonly journal: Journal
   readonly namespace: string
+  /** Given if the store uses a client of the application's. */
+  readonly sharedClient: SharedClient | null
   readonly clock: Clock.Clock
   readonly faults: FaultPointsShape
   readonly limits: Limits
@@ -196,22 +199,64 @@ export class ActiveRun {
   /** Records an outcome, which is handed to the body when it is durable. Waits only for room in the journal. */
   record(row: Omit<StepRow, "position" | "final">): Effect.Effect<void> {
     return Effect.suspend(() => {
-      if (this.left) {
+      const position = this.takePosition()
+      if (position === null) {
         return Effect.void
       }
-      if (this.nextPosition >= this.household.limits.history) {
-        this.stop(
-          this.exceeded("the number of recorded operations", this.household.limits.history, this.nextPosition + 1)
-        )
-        return Effect.void
-      }
-      const recorded: StepRow = { ...row, position: this.nextPosition++, final: true }
+      const recorded: StepRow = { ...row, position, final: true }
+      this.offered = position
       return this.household.journal.offer({
         update: this.update({ steps: [recorded] }),
         cancelled: () => this.lost,
-        done: (result) => this.acknowledged(result, () => this.sequencer.recorded(recorded))
+        done: (result) =>
+          this.acknowledged(result, () => {
+            this.handCommitted()
+            this.durable = position
+            this.sequencer.recorded(recorded)
+            this.handCommitted()
+          })
       })
     })
+  }
+
+  /**
+   * Takes the next position; none if the run has to leave. One that is not used after all leaves a gap, which nobody minds: a
+   * replay reads what comes next, and the order of what is there is the same.
+   */
+  takePosition(): number | null {
+    if (this.left) {
+      return null
+    }
+    if (this.nextPosition >= this.household.limits.history) {
+      this.stop(
+        this.exceeded("the number of recorded operations", this.household.limits.history, this.nextPosition + 1)
+      )
+      return null
+    }
+    return this.nextPosition++
+  }
+
+  /** The position given last to a record that goes through the journal, and the last of those that is durable. */
+  private offered = -1
+  private durable = -1
+  /** Records that a transaction of their own has committed, each with the last record before it that the journal still had. */
+  private readonly committed: Array<{ readonly row: StepRow; readonly after: number }> = []
+
+  /**
+   * A transaction has committed an outcome, whose position was taken in the same turn. Records of earlier positions may still wait in
+   * the journal. The body is told after them, as in a replay; if they are lost, it has not been told.
+   */
+  recorded(row: StepRow): void {
+    this.committed.push({ row, after: this.offered })
+    // The body does not run on the turn of a commit.
+    nextTurn(() => this.handCommitted())
+  }
+
+  private handCommitted() {
+    for (let next = this.committed[0]; next !== undefined && next.after <= this.durable; next = this.committed[0]) {
+      this.committed.shift()
+      this.sequencer.recorded(next.row)
+    }
   }
 
   /** Writes rows that answer no replay without waiting for them. */

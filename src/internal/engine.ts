@@ -48,6 +48,7 @@ export const make = (settings: Settings): Effect.Effect<Engine["Type"], StoreErr
     const household: Household = {
       journal,
       namespace: store.namespace,
+      sharedClient: store.sharedClient,
       clock,
       faults,
       limits: settings.limits,

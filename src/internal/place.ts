@@ -85,6 +85,8 @@ export interface InStep {
   readonly _tag: "Step"
   readonly run: ActiveRun
   readonly stepId: string
+  /** Whether the step is a transaction: what is part of it is as well. */
+  readonly transaction: boolean
   /** A fiber that goes on after the step has ended finds this set. */
   ended: boolean
 }

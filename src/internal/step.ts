@@ -29,7 +29,7 @@ export interface StepSpec {
 }
 
 /** What an effect ended with, ready to be recorded. */
-interface Encoded {
+export interface Encoded {
   readonly status: StepStatus
   readonly output: string | null
   readonly error: string | null
@@ -88,7 +88,7 @@ const begin = (
     output: outcome.output,
     error: outcome.error
   })
-  const place: InStep = { _tag: "Step", run, stepId: spec.id, ended: false }
+  const place: InStep = { _tag: "Step", run, stepId: spec.id, transaction: false, ended: false }
   const started = row({ status: "IN_PROGRESS", output: null, error: null })
 
   const work = Effect.matchCauseEffect(Effect.scoped(self), {
@@ -173,19 +173,23 @@ const begin = (
   }
 }
 
-const forPeople = (detail: string) => JSON.stringify({ detail })
+export const forPeople = (detail: string) => JSON.stringify({ detail })
 
 // ---------------------------------------------------------------------------------------------------------------------
 // encoding
 // ---------------------------------------------------------------------------------------------------------------------
 
-const encodeSuccess = (value: unknown, spec: StepSpec, maxBytes: number): Effect.Effect<Encoded, never, unknown> =>
+export const encodeSuccess = (
+  value: unknown,
+  spec: StepSpec,
+  maxBytes: number
+): Effect.Effect<Encoded, never, unknown> =>
   Effect.match(encode(value, spec.success, maxBytes), {
     onFailure: dieOf("result", spec),
     onSuccess: (output): Effect.Effect<Encoded> => Effect.succeed({ status: "COMPLETED", output, error: null })
   }).pipe(Effect.flatten)
 
-const encodeFailure = (
+export const encodeFailure = (
   cause: Cause.Cause<unknown>,
   spec: StepSpec,
   maxBytes: number
@@ -220,7 +224,7 @@ const dieOf = (what: string, spec: StepSpec) => (error: Unrecordable | TooLarge)
 // decoding
 // ---------------------------------------------------------------------------------------------------------------------
 
-const answer = (record: StepRow, spec: StepSpec, { run }: Branch): Effect.Effect<unknown, unknown, unknown> => {
+export const answer = (record: StepRow, spec: StepSpec, { run }: Branch): Effect.Effect<unknown, unknown, unknown> => {
   const undecodable = (detail: string) =>
     run.refuse(new RecordUndecodable({ workflowId: run.workflowId, record: record.stepKey, detail }))
   if (record.status === "COMPLETED") {

@@ -271,3 +271,22 @@ export const keyOutside: Effect.Effect<string, never, Workflow.Run> = Step.idemp
 export const fenceOutside: Effect.Effect<number, never, Workflow.Run> = Step.fence
 // @ts-expect-error a step needs a run around it
 export const alone: Effect.Effect<string> = plain
+
+// ---------------------------------------------------------------------------------------------------------------------
+// transactions
+// ---------------------------------------------------------------------------------------------------------------------
+
+const written = value<number>().pipe(Step.transaction("s"))
+is<Effect.Effect<number, never, Workflow.Run>>()(written)
+
+const writtenAt = Step.transaction(value<Date>(), "s", { success: Schema.Date, timeout: "1 second", fingerprint: "f" })
+is<Effect.Effect<Date, never, Workflow.Run>>()(writtenAt)
+
+export const refusedTransactions = [
+  // @ts-expect-error a Date
+  value<Date>().pipe(Step.transaction("s")),
+  // @ts-expect-error a failure without a schema
+  (value<number>() as Effect.Effect<number, "no">).pipe(Step.transaction("s")),
+  // @ts-expect-error an option that does not exist
+  value<number>().pipe(Step.transaction("s", { retry: 3 }))
+]

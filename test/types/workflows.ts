@@ -130,7 +130,5 @@ export const missing = [
   // @ts-expect-error Workflow.patched
   Workflow.patched,
   // @ts-expect-error Workflow.withCompensation
-  Workflow.withCompensation,
-  // @ts-expect-error Step.transaction
-  Step.transaction
+  Workflow.withCompensation
 ]

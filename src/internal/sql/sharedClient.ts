@@ -1,11 +1,12 @@
 /** What a store does inside transactions of the application, whose client it uses. */
-import type { SqlClient } from "@effect/sql/SqlClient"
+import { type SqlClient, TransactionConnection } from "@effect/sql/SqlClient"
 import type { Connection } from "@effect/sql/SqlConnection"
 import * as Effect from "effect/Effect"
 import * as Option from "effect/Option"
 import type * as Scope from "effect/Scope"
 import type { StoreError } from "../../Errors.js"
 import type * as StepStore from "../../StepStore.js"
+import { invariant } from "../invariant.js"
 import { ambientConnection, withoutTransaction } from "../transaction.js"
 import { first, inOneTurn, type Patiently, type Prepared, Session, type Work } from "./database.js"
 import type { Statements, Value } from "./statements.js"
@@ -65,12 +66,56 @@ export const make = (options: {
       return { _tag: "Exists", run: first(existing) }
     })
     return Effect.tap(
-      client.patiently(Effect.suspend(() => inOneTurn(withoutWaiting(work), session)), passes),
+      client.patiently(turn(work), passes),
       (answer) => answer._tag === "Accepted" ? publishAfterwards(workflowId) : Effect.void
     )
   }
 
+  const turn = <A>(work: Work<A>) => Effect.suspend(() => inOneTurn(withoutWaiting(work), session))
+
+  /** The connection is the transaction's own until its end, so that others of this process wait for it without the driver. */
+  const transactOnce = <R>(
+    { epoch, generation, workflowId }: StepStore.RunIdentity,
+    work: Effect.Effect<() => StepStore.Committing | null, StoreError, R>
+  ) => {
+    let open = false
+    const rollback = Effect.suspend(() =>
+      open ? Effect.ignore(turn((session) => session.change(statements.rollback, []))) : Effect.void
+    )
+    const begin: Work<boolean> = Effect.fnUntraced(function*(session) {
+      yield* session.change(statements.begin, [])
+      open = true
+      return (yield* session.change(statements.fence, [namespace, workflowId, epoch])) === 1
+    })
+    const commit = (ending: () => StepStore.Committing | null): Work<StepStore.TransactionEnd> =>
+      Effect.fnUntraced(function*(session) {
+        const last = ending()
+        if (last === null) {
+          return "RolledBack"
+        }
+        const values: Array<Value> = []
+        statements.bindStep(values, { workflowId, generation, row: last.row })
+        const changed = yield* session.change(statements.putSteps.single.sql, values)
+        invariant(changed === 1, "a statement writes its row or fails")
+        yield* session.change(statements.commit, [])
+        open = false
+        last.committed()
+        publish(workflowId)
+        return "Committed"
+      })
+    return Effect.gen(function*() {
+      yield* client.sql.reserve
+      yield* Effect.addFinalizer(() => rollback)
+      if (!(yield* turn(begin))) {
+        return "Fenced" as const
+      }
+      return yield* turn(commit(yield* Effect.provideService(work, TransactionConnection, [client.connection, 0])))
+    })
+  }
+
   return {
+    is: (candidate) => candidate === client.sql,
+    transact: (run, work) => client.patiently(Effect.scoped(Effect.suspend(() => transactOnce(run, work)))),
     isHeld: Effect.map(ambientConnection, Option.contains(client.connection)),
     insert
   }

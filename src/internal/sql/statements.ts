@@ -199,6 +199,8 @@ export const make = (dialect: Dialect, prefix: string, namespace: string) => {
     epochs: `SELECT workflow_id AS "workflowId", epoch FROM ${workflows} ` +
       `WHERE namespace = ? AND ${dialect.isAmong("workflow_id")}`,
     insertRuns,
+    /** Changes nothing: one row if the run is in that epoch. */
+    fence: `UPDATE ${workflows} SET epoch = epoch WHERE namespace = ? AND workflow_id = ? AND epoch = ?`,
     /** One statement, so that a transaction of the application takes the lock for writing before it reads. */
     insertIfAbsent: `${insertRuns.single.sql} ON CONFLICT (namespace, workflow_id) DO NOTHING`,
     patchRuns: many<Of<StepStore.RunPatchEncoded>>(
