@@ -41,6 +41,11 @@ export interface Options {
     readonly history?: number
     /** The most branches that one call may reserve. 100,000 unless given. */
     readonly reservation?: number
+    /**
+     * After how many attempts at a step that all ended with the death of their process the run stops, because the step probably
+     * kills it. 10 unless given.
+     */
+    readonly kills?: number
   }
 }
 

@@ -252,6 +252,51 @@ export class RunFenced extends Schema.TaggedError<RunFenced>()("RunFenced", {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
+// the step
+// ---------------------------------------------------------------------------------------------------------------------
+
+/**
+ * An attempt at a step took longer than its `timeout`, and was interrupted. The step's `retry` may try again; else the body gets
+ * this error, in life and in replay.
+ *
+ * @since 0.1.0
+ * @category errors
+ */
+export class StepTimeout extends Schema.TaggedError<StepTimeout>()("StepTimeout", {
+  workflowId: Schema.String,
+  stepId: Schema.String,
+  attempt: Schema.Int,
+  /** The time that an attempt has. */
+  millis: Schema.Number
+}) {
+  override get message() {
+    return `Attempt ${this.attempt} at step ${shown(this.stepId)} of run ${shown(this.workflowId)} took longer than ` +
+      `${this.millis} ms; raise the step's "timeout", or let its "retry" try again`
+  }
+}
+
+/**
+ * An attempt at a step with `onInterrupted: "fail"` was cut off: its process died, or gave the run up. Nobody knows whether its
+ * effect took place, so it is not run again: look, and do what is missing.
+ *
+ * @since 0.1.0
+ * @category errors
+ */
+export class StepInterrupted extends Schema.TaggedError<StepInterrupted>()("StepInterrupted", {
+  workflowId: Schema.String,
+  stepId: Schema.String,
+  /** The attempt that was cut off. */
+  attempt: Schema.Int
+}) {
+  override get message() {
+    return `Attempt ${this.attempt} at step ${shown(this.stepId)} of run ${
+      shown(this.workflowId)
+    } was cut off, and may have ` +
+      "taken effect; find out whether it has, and do what is missing in another step"
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
 // why a run stops
 // ---------------------------------------------------------------------------------------------------------------------
 
@@ -356,6 +401,26 @@ export class StepDied extends Schema.TaggedError<StepDied>()("StepDied", {
 }
 
 /**
+ * The latest attempts at a step all ended with the death of the process that ran them. `resume` tries once more.
+ *
+ * @since 0.1.0
+ * @category stop reasons
+ */
+export class ProcessKilled extends Schema.TaggedError<ProcessKilled>()("ProcessKilled", {
+  workflowId: Schema.String,
+  address: Schema.String,
+  stepId: Schema.String,
+  /** How many attempts ended so, one after the other. */
+  attempts: Schema.Int
+}) {
+  override get message() {
+    return `Step ${shown(this.stepId)} (${this.workflowId}:${this.address}) probably kills its process: ` +
+      `the last ${this.attempts} attempts at it all ended with the process\n` +
+      "Mend it, then resume the run: the step is tried once more"
+  }
+}
+
+/**
  * A record cannot be decoded with the schema that the code has now.
  *
  * @since 0.1.0
@@ -437,6 +502,7 @@ export class Deadlocked extends Schema.TaggedError<Deadlocked>()("Deadlocked", {
 export const StopReason = Schema.Union(
   BodyDied,
   StepDied,
+  ProcessKilled,
   NonDeterminismError,
   RecordUndecodable,
   Misplaced,

@@ -6,9 +6,12 @@
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import { dual } from "effect/Function"
+import * as Schedule from "effect/Schedule"
 import type * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
+import type { StepDied, StepInterrupted, StepTimeout } from "./Errors.js"
 import type { ErrorOut, OptionsCheck, OutcomeOptions, SchemaR, SelfCheck, SuccessOut } from "./internal/jsonSafe.js"
+import { makeRetry } from "./internal/retry.js"
 import type { Run } from "./internal/run.js"
 import { CurrentStep } from "./internal/run.js"
 import { step } from "./internal/step.js"
@@ -19,18 +22,49 @@ import { transactionStep } from "./internal/transactionStep.js"
 // ---------------------------------------------------------------------------------------------------------------------
 
 /**
- * What may be said of a step.
+ * When a step is tried again; the options of `Effect.retry`, and `defects`.
+ *
+ * - `schedule`: when, and how often. At once and for ever unless given, as in Effect. It gets whatever the attempt ended with: the
+ *   failure, a `StepTimeout`, or, with `defects`, a `StepDied`.
+ * - `times`: at most so many further attempts.
+ * - `while`, `until`: asked of each failure of the step's own, before the schedule is; not of timeouts and deaths.
+ * - `defects`: deaths (a defect, an interruption from inside, a result that cannot be recorded) are tried again too.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface RetryOptions<E = unknown, R = never> {
+  readonly schedule?: Schedule.Schedule<unknown, E | StepTimeout | StepDied, R> | undefined
+  readonly times?: number | undefined
+  readonly while?: ((error: E) => boolean | Effect.Effect<boolean, never, R>) | undefined
+  readonly until?: ((error: E) => boolean | Effect.Effect<boolean, never, R>) | undefined
+  readonly defects?: boolean | undefined
+}
+
+/**
+ * What may be said of a step that fails with an `E`.
  *
  * - `success`: how its result is recorded. Needed for anything but plain JSON.
  * - `error`: how its typed failure is recorded. Needed if it can fail.
  * - `fingerprint`: compared on replay; another one than the recorded stops the run with a `NonDeterminismError`. Use it for what makes
  *   this step another step, such as a hash of its input.
+ * - `retry`: a `Schedule`, or {@link RetryOptions}, by which a failed attempt is followed by another. Each is recorded, together
+ *   with the time at which the next one is due, so that a restart waits for the rest only and the schedule goes on where it was.
+ *   An attempt that was cut off by a restart does not count. The failure of the last attempt is the step's outcome.
+ * - `timeout`: the time that each attempt has, a `Duration`. One that takes longer is interrupted, and fails with a `StepTimeout`,
+ *   which need not be in `error`.
+ * - `onInterrupted`: what becomes of an attempt that was cut off, by the death of its process or because the run had to leave it.
+ *   `"rerun"`, the default, runs the step again: at least once. With `"fail"` the step fails with a `StepInterrupted`, which need
+ *   not be in `error`, and is never run again: at most once. It costs a write before each attempt.
  *
  * @since 0.1.0
  * @category models
  */
-export interface Options extends OutcomeOptions {
+export interface Options<E = unknown, R = never> extends OutcomeOptions {
   readonly fingerprint?: string
+  readonly retry?: Schedule.Schedule<unknown, E | StepTimeout | StepDied, R> | RetryOptions<E, R>
+  readonly timeout?: Duration.DurationInput
+  readonly onInterrupted?: "rerun" | "fail"
 }
 
 /**
@@ -53,7 +87,7 @@ export interface TransactionOptions extends OutcomeOptions {
  * @since 0.1.0
  * @category models
  */
-export interface Spec extends Options {
+export interface Spec<E = unknown, R = never> extends Options<E, R> {
   readonly id: string
   readonly execute: Effect.Effect<unknown, unknown, unknown>
 }
@@ -80,22 +114,59 @@ export type Current = CurrentStep
  */
 export type Durable<A, E, R, O> = Effect.Effect<
   SuccessOut<A, O>,
-  ErrorOut<E, O>,
-  Exclude<R, CurrentStep | Scope.Scope> | SchemaR<O> | Run
+  ErrorOut<E, O> | Added<O>,
+  Exclude<R | RetryR<O>, CurrentStep | Scope.Scope> | SchemaR<O> | Run
 >
+
+/** What the options hold under a name, whichever of them it is. */
+type OptionOf<O, Name extends keyof Options> = O extends unknown ? Name extends keyof O ? O[Name] : undefined : never
+
+/**
+ * The errors that options add to those of the step.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export type Added<O> =
+  | ([OptionOf<O, "timeout">] extends [undefined] ? never : StepTimeout)
+  | (Extract<OptionOf<O, "onInterrupted">, "fail"> extends never ? never : StepInterrupted)
+
+type NeededBy<T> = T extends Schedule.Schedule<infer _, infer __, infer R> ? R
+  : T extends (...args: never) => infer Answer ? Answer extends Effect.Effect<infer _, infer __, infer R> ? R : never
+  : never
+
+type RetryParts<T> = T extends Schedule.Schedule<infer _, infer __, infer ___> ? T : T[keyof T]
+
+/** While the compiler looks for the type of a predicate among the options, it takes them for all that they may be. */
+type CheckOnce<A, E, O, All> = [keyof All] extends [keyof O] ? [All] extends [O] ? unknown : SelfCheck<A, E, O>
+  : SelfCheck<A, E, O>
+
+/** What a retry schedule and its predicates need. */
+type RetryR<O> = NeededBy<RetryParts<OptionOf<O, "retry">>>
 
 // ---------------------------------------------------------------------------------------------------------------------
 // constructors
 // ---------------------------------------------------------------------------------------------------------------------
 
+/** What a schedule and a predicate take was checked where the step is written. */
+const retryOptions = (retry: NonNullable<Options<never, unknown>["retry"]>) =>
+  (Schedule.isSchedule(retry) ? { schedule: retry } : retry) as RetryOptions<unknown, unknown>
+
 type AnySchema = Schema.Schema<unknown, unknown, unknown>
 
-const make_ = (self: Effect.Effect<unknown, unknown, unknown>, id: string, options: Options | undefined) =>
+const make_ = (
+  self: Effect.Effect<unknown, unknown, unknown>,
+  id: string,
+  options: Options<never, unknown> | undefined
+) =>
   step(self, {
     id,
     fingerprint: options?.fingerprint ?? null,
     success: (options?.success as AnySchema | undefined) ?? null,
-    error: (options?.error as AnySchema | undefined) ?? null
+    error: (options?.error as AnySchema | undefined) ?? null,
+    retry: options?.retry === undefined ? null : makeRetry(retryOptions(options.retry)),
+    timeout: options?.timeout === undefined ? null : Duration.toMillis(options.timeout),
+    onInterrupted: options?.onInterrupted ?? "rerun"
   })
 
 /**
@@ -132,13 +203,16 @@ const make_ = (self: Effect.Effect<unknown, unknown, unknown>, id: string, optio
  * @category combinators
  */
 export const durable: {
-  <const O extends Options = {}>(id: string, options?: O & OptionsCheck<O, keyof Options>): <A, E, R>(
+  // Without options apart: a default for them would keep the compiler from knowing what a predicate among them is asked.
+  (id: string): <A, E, R>(self: Effect.Effect<A, E, R> & SelfCheck<A, E, {}>) => Durable<A, E, R, {}>
+  <A, E, R>(self: Effect.Effect<A, E, R> & SelfCheck<A, E, {}>, id: string): Durable<A, E, R, {}>
+  <A, E, const O extends Options<NoInfer<E>, unknown>>(id: string, options: O & OptionsCheck<O, keyof Options>): <R>(
     self: Effect.Effect<A, E, R> & SelfCheck<A, E, O>
   ) => Durable<A, E, R, O>
-  <A, E, R, const O extends Options = {}>(
-    self: Effect.Effect<A, E, R> & SelfCheck<A, E, O>,
+  <A, E, R, const O extends Options<NoInfer<E>, unknown>>(
+    self: Effect.Effect<A, E, R> & CheckOnce<A, E, O, Options<E, unknown>>,
     id: string,
-    options?: O & OptionsCheck<O, keyof Options>
+    options: O & OptionsCheck<O, keyof Options>
   ): Durable<A, E, R, O>
 } = dual((args) => Effect.isEffect(args[0]), make_)
 
@@ -205,12 +279,12 @@ export const transaction: {
     options?: O & OptionsCheck<O, keyof TransactionOptions>
   ): <A, E, R>(
     self: Effect.Effect<A, E, R> & SelfCheck<A, E, O>
-  ) => Durable<A, E, R, O>
+  ) => Durable<A, E, R, Omit<O, "timeout">>
   <A, E, R, const O extends TransactionOptions = {}>(
     self: Effect.Effect<A, E, R> & SelfCheck<A, E, O>,
     id: string,
     options?: O & OptionsCheck<O, keyof TransactionOptions>
-  ): Durable<A, E, R, O>
+  ): Durable<A, E, R, Omit<O, "timeout">>
 } = dual((args) => Effect.isEffect(args[0]), transaction_)
 
 /**
@@ -231,8 +305,10 @@ export const transaction: {
  * @since 0.1.0
  * @category constructors
  */
-export const make = <A, E, R, const O extends Spec>(
-  spec: O & OptionsCheck<O, keyof Spec> & { readonly execute: Effect.Effect<A, E, R> & SelfCheck<A, E, O> }
+export const make = <A, E, R, const O extends Spec<NoInfer<E>, unknown>>(
+  spec: O & OptionsCheck<O, keyof Spec> & {
+    readonly execute: Effect.Effect<A, E, R> & CheckOnce<A, E, O, Spec<E, unknown>>
+  }
 ): Durable<A, E, R, O> => make_(spec.execute, spec.id, spec) as Durable<A, E, R, O>
 
 // ---------------------------------------------------------------------------------------------------------------------

@@ -138,7 +138,12 @@ export interface StepRow extends StepSummary {
   readonly fingerprint: string | null
   /** JSON text of the value; `null` stands for `undefined` in a COMPLETED row. */
   readonly output: string | null
-  /** JSON text: the typed failure of a final row, or what went wrong, for people, of another one. */
+  /**
+   * Whose error it is: `null` for the step's own typed failure, or the tag of what Perdure has to say (`StepTimeout` and
+   * `StepInterrupted` of a final row; of another one `OwnerDied` or `ProcessKilled` too). No error of a step sets it.
+   */
+  readonly errorTag: string | null
+  /** JSON text: the failure of a final row, or what went wrong, for people, of another one. */
   readonly error: string | null
 }
 
@@ -153,8 +158,15 @@ export interface AttemptRow {
   readonly attempt: number
   readonly startedAt: number
   readonly endedAt: number
-  /** JSON text, for people. */
-  readonly error: string
+  /** When the next attempt is due by the retry schedule; `null` if no schedule was asked, or it had no more to give. */
+  readonly dueAt: number | null
+  /**
+   * `null` if `error` is the step's own typed failure. Else `StepTimeout`, `StepDied`, or that the attempt was cut off: `OwnerDied`
+   * with its worker, or `Released` by one that gave the run back or stopped it.
+   */
+  readonly errorTag: string | null
+  /** JSON text: the failure after which the step was tried again (`null` stands for `undefined`), or what went wrong, for people. */
+  readonly error: string | null
 }
 
 /**
@@ -398,6 +410,7 @@ export interface StepSummaryEncoded extends Omit<StepSummary, "status" | "final"
 export interface StepRowEncoded extends StepSummaryEncoded, Stamp {
   readonly askedAfter: number
   readonly fingerprint: string | null
+  readonly errorTag: string | null
   readonly output: string | null
   readonly error: string | null
 }
@@ -521,7 +534,7 @@ export interface Encoded {
   ) => Effect.Effect<ReadonlyArray<StepSummaryEncoded>, StoreError>
   /** For people: runs, without payloads, in the order of their ids. */
   readonly runs: (page: Page<string>) => Effect.Effect<ReadonlyArray<RunSummaryEncoded>, StoreError>
-  /** For people: the attempts that ended without an outcome, by key and number. */
+  /** The attempts that ended without an outcome, by key and number. */
   readonly attempts: (
     workflowId: string,
     generation: number
@@ -631,9 +644,13 @@ const stepDigest = (step: Omit<StepRowEncoded, "digest">) =>
     step.askedAfter,
     step.fingerprint,
     step.codec,
+    step.errorTag,
     step.output,
     step.error
   ])
+
+const attemptDigest = (row: Omit<AttemptRowEncoded, "digest">) =>
+  digest([row.stepKey, row.attempt, row.endedAt, row.dueAt, row.codec, row.errorTag, row.error])
 
 /**
  * Lifts a store in plain data into the typed service: here payloads pass through the {@link PayloadCodec}, digests are made
@@ -698,6 +715,7 @@ const lift = (encoded: Encoded, codec: PayloadCodecShape): StepStore["Type"] => 
       askedAfter: step.askedAfter,
       fingerprint: step.fingerprint,
       codec: nameFor(output, error),
+      errorTag: step.errorTag,
       output,
       error
     }
@@ -735,12 +753,10 @@ const lift = (encoded: Encoded, codec: PayloadCodecShape): StepStore["Type"] => 
     }
   }
 
-  const attempt = (row: AttemptRow, error: string): AttemptRowEncoded => ({
-    ...row,
-    error,
-    codec: codec.name,
-    digest: digest([row.stepKey, row.attempt, codec.name, error])
-  })
+  const attempt = (row: AttemptRow, error: string | null): AttemptRowEncoded => {
+    const coded = { ...row, error, codec: nameFor(error) }
+    return { ...coded, digest: attemptDigest(coded) }
+  }
 
   // The identity codec is the common one, and this is the hot path: no Effect for each update there.
   const sealPlain = (update: RunUpdate): RunUpdateEncoded =>
@@ -769,7 +785,7 @@ const lift = (encoded: Encoded, codec: PayloadCodecShape): StepStore["Type"] => 
       ),
       yield* Effect.forEach(
         update.attempts,
-        (row) => Effect.map(sealText(id, row.error), (error) => attempt(row, error))
+        (row) => Effect.map(seal(id, row.error), (error) => attempt(row, error))
       )
     )
   })
@@ -847,6 +863,7 @@ const lift = (encoded: Encoded, codec: PayloadCodecShape): StepStore["Type"] => 
       ...summary,
       askedAfter: row.askedAfter,
       fingerprint: row.fingerprint,
+      errorTag: row.errorTag,
       output: yield* open(workflowId, row.output, row.codec),
       error: yield* open(workflowId, row.error, row.codec)
     }
@@ -938,12 +955,14 @@ const lift = (encoded: Encoded, codec: PayloadCodecShape): StepStore["Type"] => 
       openAll(
         encoded.attempts(workflowId, generation),
         (row) =>
-          row.digest === digest([row.stepKey, row.attempt, row.codec, row.error])
-            ? Effect.map(openText(workflowId, row.error, row.codec), (error): AttemptRow => ({
+          row.digest === attemptDigest(row)
+            ? Effect.map(open(workflowId, row.error, row.codec), (error): AttemptRow => ({
               stepKey: row.stepKey,
               attempt: row.attempt,
               startedAt: row.startedAt,
               endedAt: row.endedAt,
+              dueAt: row.dueAt,
+              errorTag: row.errorTag,
               error
             }))
             : Effect.fail(damaged(workflowId, `attempt ${row.attempt} of ${row.stepKey} does not match its digest`))

@@ -107,6 +107,7 @@ const leftBy = (owner: string | null, workflowId: string) => {
       askedAfter: -1,
       fingerprint: null,
       output: null,
+      errorTag: null,
       error: null
     }]
   }
@@ -330,6 +331,8 @@ describe.each(stores)("Engine (%s)", (_, store) => {
           attempt: 1,
           startedAt: 7,
           endedAt: 100,
+          dueAt: null,
+          errorTag: "OwnerDied",
           error: "{\"detail\":\"the process that ran this attempt died, or lost the run\"}"
         }])
       }))

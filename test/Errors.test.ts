@@ -42,6 +42,18 @@ const catalogue: ReadonlyArray<readonly [Error, ReadonlyArray<string>]> = [
     ["\"wf\"", "boom", "1.0 step \"charge\"", "resume the run"]
   ],
   [
+    new Errors.ProcessKilled({ workflowId: "wf", address: "1.0", stepId: "resize", attempts: 10 }),
+    ["\"resize\"", "wf:1.0", "last 10 attempts", "resume the run"]
+  ],
+  [
+    new Errors.StepTimeout({ workflowId: "wf", stepId: "charge", attempt: 2, millis: 500 }),
+    ["\"charge\"", "\"wf\"", "Attempt 2", "500 ms", "\"timeout\"", "\"retry\""]
+  ],
+  [
+    new Errors.StepInterrupted({ workflowId: "wf", stepId: "charge", attempt: 2 }),
+    ["\"charge\"", "\"wf\"", "Attempt 2", "may have taken effect"]
+  ],
+  [
     new Errors.StepDied({ workflowId: "wf", address: "1.0", stepId: "charge", attempt: 2, detail: "boom" }),
     ["\"charge\"", "wf:1.0", "attempt 2", "boom", "resume the run"]
   ],

@@ -107,6 +107,7 @@ const commands = FastCheck.tuple(
     askedAfter: FastCheck.integer({ min: -1, max: 1_000 }),
     fingerprint: FastCheck.option(hostile),
     output: text,
+    errorTag: FastCheck.option(hostile),
     error: text
   }).map((step) => ({ ...step, final: step.final && (step.position !== null || step.sequence === 0) }))
   const attempt = FastCheck.record({
@@ -114,6 +115,8 @@ const commands = FastCheck.tuple(
     attempt: FastCheck.nat({ max: 20 }),
     startedAt: small,
     endedAt: small,
+    dueAt: FastCheck.option(small),
+    errorTag: FastCheck.option(hostile),
     error: FastCheck.json({ maxDepth: 1 })
   })
   const rare = <A>(arbitrary: FastCheck.Arbitrary<A>) => FastCheck.option(arbitrary, { freq: 1 })
@@ -235,6 +238,8 @@ const attempt = (workflowId: string, error: string) => ({
   attempt: 1,
   startedAt: 1,
   endedAt: 2,
+  dueAt: null,
+  errorTag: null,
   error
 })
 

@@ -941,6 +941,7 @@ describe.each(stores)("Workflow (%s)", (_, store) => {
             askedAfter: -1,
             fingerprint: null,
             output: null,
+            errorTag: null,
             error: null
           }]
         })

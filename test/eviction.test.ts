@@ -258,7 +258,7 @@ describe.each(stores)("Eviction (%s)", (_, store) => {
         const next = yield* openEngine({ workflows: [Job.toLayer(() => Effect.zipRight(stepOf("a"), attempt))] })
         expect(yield* next.run(Job.await("wf"))).toBe("2")
         expect((yield* attemptsOf("wf")).map((row) => [row.stepKey, row.attempt])).toEqual([["wf:1", 1]])
-        expect((yield* attemptsOf("wf"))[0]!.error).toContain("the process that ran this attempt died, or lost the run")
+        expect((yield* attemptsOf("wf"))[0]!.error).toContain("this attempt was cut off: its run left the process")
       }))
   })
 

@@ -45,6 +45,7 @@ const row = (workflowId: string, n: number, fields: Partial<StepStore.StepRow> =
   askedAfter: -1,
   fingerprint: null,
   output: "1",
+  errorTag: null,
   error: null,
   ...fields
 })

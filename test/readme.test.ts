@@ -140,6 +140,7 @@ const table: Record<string, { readonly refused: ReadonlyArray<Program>; readonly
     refused: [Effect.timeout(step, "1 minute")],
     instead: [
       Effect.orDie(Branch.timeout(step, "1 minute")),
+      Effect.succeed(1).pipe(Step.durable("step", { timeout: "1 minute" }), Effect.orDie),
       Effect.succeed(1).pipe(Effect.timeout("1 minute"), Effect.orDie, Step.durable("step"))
     ]
   },

@@ -36,6 +36,17 @@ const groups: Record<string, ReadonlyArray<Case>> = {
       "Step.make({ id: \"s\", execute: order, success: Schema.Number, error: OutOfStock, fingerprint: \"f\" })",
       null
     ],
+    ...[
+      ["in a pipe", "order.pipe(Step.durable(\"s\", OPTIONS))"],
+      ["data-first", "Step.durable(order, \"s\", OPTIONS)"]
+    ].map(([form, text]): Case => [
+      `a predicate of retries that knows the step's error, ${form}`,
+      text!.replace(
+        "OPTIONS",
+        "{ error: OutOfStock, retry: { times: 3, while: (error) => error.model !== \"old\" } }"
+      ),
+      null
+    ]),
     ["an effect whose error was made a defect", "order.pipe(Effect.orDie, Step.durable(\"s\"))", null],
     [
       "an effect that a ternary chose",
@@ -140,22 +151,26 @@ const groups: Record<string, ReadonlyArray<Case>> = {
     ["JSON, in a workflow's error", "Workflow.make({ name: \"w\", payload: {}, error: Schema.DateFromSelf })", encoded]
   ],
   "an option that is not there is refused, and not ignored": [
-    ...["retry", "timeout", "compensate", "onInterrupted"].flatMap((option): ReadonlyArray<Case> => [
+    ...["compensate", "park"].flatMap((option): ReadonlyArray<Case> => [
       [`${option}, alone`, `one.pipe(Step.durable("s", { ${option}: 1 }))`, absent(option)],
       [`${option}, in a pipe`, `one.pipe(Step.durable("s", { fingerprint: "f", ${option}: 1 }))`, absent(option)],
       [`${option}, data-first`, `Step.durable(one, "s", { fingerprint: "f", ${option}: 1 })`, absent(option)],
       [`${option}, in the value form`, `Step.make({ id: "s", execute: one, ${option}: 1 })`, absent(option)]
     ]),
-    ["one of type any", "one.pipe(Step.durable(\"s\", { fingerprint: \"f\", retry: 1 as any }))", absent("retry")],
+    [
+      "one of type any",
+      "one.pipe(Step.durable(\"s\", { fingerprint: \"f\", compensate: 1 as any }))",
+      absent("compensate")
+    ],
     [
       "one that is given in one case only",
-      "one.pipe(Step.durable(\"s\", condition ? { fingerprint: \"f\" } : { retry: 1 }))",
-      absent("retry")
+      "one.pipe(Step.durable(\"s\", condition ? { fingerprint: \"f\" } : { compensate: 1 }))",
+      absent("compensate")
     ],
     [
       "one of options that were put together before",
-      "one.pipe(Step.durable(\"s\", {} as { fingerprint: string; retry?: number }))",
-      absent("retry")
+      "one.pipe(Step.durable(\"s\", {} as { fingerprint: string; compensate?: number }))",
+      absent("compensate")
     ],
     ["deadline, alone, in Workflow.run", "Workflow.run(\"w\", one, { deadline: 1 })", absent("deadline")],
     [

@@ -15,6 +15,8 @@ import * as Option from "effect/Option"
 import type { Operation, StopReason, StoreError } from "../Errors.js"
 import { BodyDied, Deadlocked, LimitExceeded, Misplaced, NonDeterminismError, StoreRejected } from "../Errors.js"
 import type { AttemptRow, CommitAnswer, RunUpdate, SharedClient, StepRow } from "../StepStore.js"
+import type { Attempt } from "./attempts.js"
+import { cutOff } from "./attempts.js"
 import { describe } from "./describe.js"
 import { fullDigest } from "./digest.js"
 import type { FaultPointsShape } from "./faultPoints.js"
@@ -88,6 +90,10 @@ export class ActiveRun {
   readonly ending: Deferred.Deferred<Ending>
   /** The rows that answer no replay, by address: what is under way, and attempts before. */
   readonly unfinished = new Map<string, StepRow>()
+  /** The attempts before this life of the run that ended without an outcome, by address and in their order. */
+  private readonly attempts = new Map<string, Array<AttemptRow>>()
+  /** The attempts under way, by step key. */
+  private readonly underWay = new Map<string, Attempt>()
   private readonly emptyUpdate: RunUpdate
   private readonly steps = new Set<Fiber.RuntimeFiber<unknown, unknown>>()
   /** The fibers of the body that are known: those of its branches, and those whose operation was refused. */
@@ -171,15 +177,31 @@ export class ActiveRun {
   }
 
   /** Takes what the store knows of the run, before the body begins. */
-  restore(unfinished: ReadonlyArray<StepRow>, records: ReadonlyArray<StepRow>, more: boolean): void {
-    for (const row of unfinished) {
+  restore(known: {
+    readonly unfinished: ReadonlyArray<StepRow>
+    readonly attempts: ReadonlyArray<AttemptRow>
+    readonly records: ReadonlyArray<StepRow>
+    readonly more: boolean
+  }): void {
+    for (const row of known.unfinished) {
       const address = addressOf(row.stepKey)
       this.unfinished.set(address, row)
       if (isWait(row)) {
         this.ahead.add(address)
       }
     }
-    this.loaded(records, more)
+    for (const row of known.attempts) {
+      const address = addressOf(row.stepKey)
+      const before = this.attempts.get(address) ?? []
+      before.push(row)
+      this.attempts.set(address, before)
+    }
+    this.loaded(known.records, known.more)
+  }
+
+  /** The attempts at a step that ended without an outcome before this life of the run. */
+  attemptsAt(address: string): ReadonlyArray<AttemptRow> {
+    return this.attempts.get(address) ?? []
   }
 
   /** Takes the next page of the history. */
@@ -203,6 +225,7 @@ export class ActiveRun {
       if (position === null) {
         return Effect.void
       }
+      this.cautious = false
       const recorded: StepRow = { ...row, position, final: true }
       this.offered = position
       return this.household.journal.offer({
@@ -267,10 +290,14 @@ export class ActiveRun {
   }
 
   /** Writes rows that answer no replay, and waits until they are durable. Does not return if the run has to leave. */
-  writeThrough(row: StepRow): Effect.Effect<void> {
+  writeThrough(changes: Pick<RunUpdate, "steps" | "attempts">): Effect.Effect<void> {
+    return Effect.suspend(() => this.left ? this.parked : this.written(changes))
+  }
+
+  private written(changes: Partial<RunUpdate>): Effect.Effect<void> {
     return Effect.async((resume) =>
       this.household.journal.enqueue({
-        update: this.update({ steps: [row] }),
+        update: this.update(changes),
         cancelled: () => this.lost,
         done: (result) => this.acknowledged(result, () => resume(Effect.void))
       })
@@ -291,6 +318,12 @@ export class ActiveRun {
     }
     this.finish(endingOf(result.cause))
   }
+
+  /**
+   * Whether the run was taken up again and has recorded nothing since: perhaps a step killed its process, so fast that not even
+   * its row was written. Until something is recorded, each attempt is on disk before it begins.
+   */
+  cautious = false
 
   // -- steps under way
 
@@ -326,6 +359,27 @@ export class ActiveRun {
     this.timers.add(cancel)
     wait()
     return cancel
+  }
+
+  /** An attempt at a step is under way from now on. */
+  attemptBegan(attempt: Attempt): void {
+    this.underWay.set(attempt.stepKey, attempt)
+  }
+
+  /** What it ended with is known. What is under way when the run leaves memory is cut off, whatever comes later. */
+  attemptEnded(stepKey: string): void {
+    if (!this.left) {
+      this.underWay.delete(stepKey)
+    }
+  }
+
+  /** The attempts that end because the run has left memory while its process lives. */
+  get released(): ReadonlyArray<AttemptRow> {
+    const endedAt = this.now()
+    return Array.from(
+      this.underWay.values(),
+      (attempt) => ({ ...attempt, ...cutOff("Released"), endedAt, dueAt: null })
+    )
   }
 
   // -- branches under way
@@ -367,13 +421,8 @@ export class ActiveRun {
     Deferred.unsafeDone(this.ending, Effect.succeed(ending))
   }
 
-  stop(reason: StopReason, step?: { readonly row: StepRow; readonly attempt: AttemptRow }): void {
-    this.finish({
-      _tag: "Stopped",
-      reason,
-      steps: step === undefined ? [] : [step.row],
-      attempts: step === undefined ? [] : [step.attempt]
-    })
+  stop(reason: StopReason, last: { readonly steps?: [StepRow]; readonly attempts?: [AttemptRow] } = {}): void {
+    this.finish({ _tag: "Stopped", reason, steps: last.steps ?? [], attempts: last.attempts ?? [] })
   }
 
   /** Refuses an operation: it does not return, and the run stops. */

@@ -76,10 +76,13 @@ const weigh = (update: RunUpdate): number => {
   for (const step of update.steps) {
     characters += overhead + textLength(step.output) + textLength(step.error)
   }
+  for (const attempt of update.attempts) {
+    characters += overhead + textLength(attempt.error)
+  }
   return characters
 }
 
-const rowsOf = (update: RunUpdate): number => Math.max(1, update.steps.length)
+const rowsOf = (update: RunUpdate): number => Math.max(1, update.steps.length + update.attempts.length)
 
 /** A later row of a key replaces an earlier one: only the last is written. */
 const lastOfEach = (rows: ReadonlyArray<StepRow>): ReadonlyArray<StepRow> =>

@@ -6,10 +6,13 @@ export interface Limits {
   readonly history: number
   /** The most branches that one call may reserve. */
   readonly reservation: number
+  /** The most attempts at a step, one after the other, that may end with the death of their process. */
+  readonly kills: number
 }
 
 export const defaultLimits: Limits = {
   value: 16 * 1024 * 1024,
   history: 1_000_000,
-  reservation: 100_000
+  reservation: 100_000,
+  kills: 10
 }

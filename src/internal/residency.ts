@@ -12,6 +12,8 @@ import { StoreRejected } from "../Errors.js"
 import type { AttemptRow, RunPatch, RunRow, RunUpdate, StepRow, StepStore } from "../StepStore.js"
 import type { BodyEnd, Ending, Household, RunIdentity } from "./activeRun.js"
 import { ActiveRun, endingOf, isWait } from "./activeRun.js"
+import type { CutOff } from "./attempts.js"
+import { cutOff } from "./attempts.js"
 import type { Program } from "./body.js"
 import { begin } from "./body.js"
 import { isTransient } from "./journal.js"
@@ -96,24 +98,31 @@ const endedPatch = (at: number, status: "COMPLETED" | "FAILED", outcome: string 
 // zombies
 // ---------------------------------------------------------------------------------------------------------------------
 
-const zombieError = JSON.stringify({ detail: "the process that ran this attempt died, or lost the run" })
-
 /** A step that was under way when its worker died: it answers no replay, and is run again with the next number. */
-const zombie = (row: StepRow, epoch: number, at: number): StepRow => ({
+const zombie = (row: StepRow, how: CutOff, epoch: number, at: number): StepRow => ({
   ...row,
+  ...cutOff(how),
   status: "FAILED",
   epoch,
-  updatedAt: at,
-  error: zombieError
+  updatedAt: at
 })
 
-const attemptOf = (row: StepRow): AttemptRow => ({
+const attemptOf = (row: StepRow, how: CutOff): AttemptRow => ({
+  ...cutOff(how),
   stepKey: row.stepKey,
   attempt: row.attempt,
   startedAt: row.startedAt,
   endedAt: row.updatedAt,
-  error: zombieError
+  dueAt: null
 })
+
+/** A step waits for its next attempt, or was released, if it is known how its latest attempt ended. */
+const isUnderWay = (attempts: ReadonlyArray<AttemptRow>) => {
+  const known = new Set(attempts.map((row) => `${row.attempt}:${row.stepKey}`))
+  return (row: StepRow) => row.status === "IN_PROGRESS" && !known.has(`${row.attempt}:${row.stepKey}`)
+}
+
+const nothingKnown = { unfinished: [], attempts: [], records: [], more: false }
 
 // ---------------------------------------------------------------------------------------------------------------------
 // residency
@@ -128,6 +137,7 @@ export class Residency {
   private run: ActiveRun
   private leaving = false
   private resting = false
+  private lives = 0
   private readonly abandoned = Deferred.unsafeMake<Option.Option<RunEnd>>(FiberId.none)
 
   constructor(identity: RunIdentity, store: Store, household: Household) {
@@ -198,10 +208,11 @@ export class Residency {
     return Effect.suspend(() => {
       const run = new ActiveRun(this.identity, this.household)
       this.run = run
+      this.lives++
       if (this.leaving) {
         run.finish({ _tag: "Evicted" })
       }
-      return (fresh ? Effect.sync(() => run.restore([], [], false)) : this.restore(run)).pipe(
+      return (fresh ? Effect.sync(() => run.restore(nothingKnown)) : this.restore(run)).pipe(
         Effect.tap(() => Effect.sync(() => run.closed || begin(run, program))),
         Effect.zipRight(Deferred.await(run.ending)),
         Effect.flatMap((ending) => this.settle(run, ending))
@@ -215,19 +226,22 @@ export class Residency {
     return Effect.gen(this, function*() {
       const at = run.now()
       const unfinished = yield* this.store.unfinished(workflowId, generation)
+      const attempts = unfinished.length === 0 ? [] : yield* this.store.attempts(workflowId, generation)
       const records = yield* readHistory(this.store, this.identity, -1)
-      const zombies = unfinished.filter((row) => row.status === "IN_PROGRESS" && !isWait(row)).map((row) =>
-        zombie(row, epoch, at)
+      // What this process itself let go of, because the store could not be used, did not die.
+      const how = this.lives === 1 ? "OwnerDied" : "Released"
+      const zombies = unfinished.filter((row) => !isWait(row) && isUnderWay(attempts)(row)).map((row) =>
+        zombie(row, how, epoch, at)
       )
+      const cut = zombies.map((row) => attemptOf(row, how))
       if (zombies.length > 0) {
-        const answer = yield* this.household.journal.write(
-          run.update({ steps: zombies, attempts: zombies.map(attemptOf) })
-        )
+        const answer = yield* this.household.journal.write(run.update({ steps: zombies, attempts: cut }))
         if (answer._tag !== "Accepted") {
           run.finish({ _tag: "Fenced" })
         }
       }
-      run.restore(unfinished, records, records.length === pageSize)
+      run.cautious = true
+      run.restore({ unfinished, attempts: [...attempts, ...cut], records, more: records.length === pageSize })
     }).pipe(Effect.catchAllCause((cause) => Effect.sync(() => run.finish(endingOf(cause)))))
   }
 
@@ -292,8 +306,9 @@ export class Residency {
     attempts: ReadonlyArray<AttemptRow>
   ): Effect.Effect<Option.Option<RunEnd>> {
     const end: RunEnd = { status: "STOPPED", reason }
+    const patch = stoppedPatch(run.now(), reason)
     return Effect.catchAll(
-      this.persist(run.update({ patch: stoppedPatch(run.now(), reason), steps, attempts }), end),
+      this.persist(run.update({ patch, steps, attempts: [...attempts, ...run.released] }), end),
       (error) =>
         Effect.as(
           Effect.logError(
@@ -309,7 +324,7 @@ export class Residency {
   private give(run: ActiveRun): Effect.Effect<Option.Option<RunEnd>> {
     return Effect.as(
       Effect.catchAll(
-        this.household.journal.write(run.update({ patch: pendingPatch(run.now()) })),
+        this.household.journal.write(run.update({ patch: pendingPatch(run.now()), attempts: run.released })),
         (error) => Effect.logWarning(`Run ${JSON.stringify(run.workflowId)} could not be given back`, error.message)
       ),
       Option.none()

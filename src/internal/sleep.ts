@@ -48,6 +48,7 @@ const begin = (due: number, { address, askedAfter, branch, sequence }: Begun) =>
     fingerprint: null,
     // For people: when it ends.
     output: JSON.stringify(new Date(due).toISOString()),
+    errorTag: null,
     error: null
   })
   run.jot(row("IN_PROGRESS"))

@@ -9,29 +9,42 @@ import * as Runtime from "effect/Runtime"
 import { defaultScheduler } from "effect/Scheduler"
 import type * as Schema from "effect/Schema"
 import type { StopReason } from "../Errors.js"
-import { LimitExceeded, RecordUndecodable, StepDied } from "../Errors.js"
+import { LimitExceeded, ProcessKilled, RecordUndecodable, StepDied, StepInterrupted, StepTimeout } from "../Errors.js"
 import type { StepRow, StepStatus } from "../StepStore.js"
+import type { ActiveRun } from "./activeRun.js"
+import { encodeEngineError, EngineError, forPeople, pastOf } from "./attempts.js"
 import { describe } from "./describe.js"
 import { fingerprintProblem, nameProblem } from "./names.js"
 import type { Begun } from "./operation.js"
 import { durable } from "./operation.js"
 import type { Branch, InStep } from "./place.js"
 import { putAt } from "./place.js"
+import type { Retry } from "./retry.js"
+import { stepper } from "./retry.js"
 import { CurrentStep } from "./run.js"
 import { unwatched } from "./unwinding.js"
 import { decode, encode, TooLarge, Unrecordable } from "./values.js"
+import { sleepUntil } from "./waiting.js"
 
 export interface StepSpec {
   readonly id: string
   readonly fingerprint: string | null
   readonly success: Schema.Schema<unknown, unknown, unknown> | null
   readonly error: Schema.Schema<unknown, unknown, unknown> | null
+  readonly retry: Retry | null
+  /** The milliseconds that an attempt has. */
+  readonly timeout: number | null
+  readonly onInterrupted: "rerun" | "fail"
 }
+
+/** What has to be known of a step to write and to read its record. */
+export type RecordedSpec = Pick<StepSpec, "id" | "success" | "error">
 
 /** What an effect ended with, ready to be recorded. */
 export interface Encoded {
   readonly status: StepStatus
   readonly output: string | null
+  readonly errorTag: string | null
   readonly error: string | null
 }
 
@@ -67,10 +80,13 @@ const begin = (
   { address, askedAfter, branch, fiber, sequence, status }: Begun
 ) => {
   const run = branch.run
-  const { faults } = run.household
-  const attempt = (run.unfinished.get(address)?.attempt ?? 0) + 1
-  const startedAt = run.now()
+  const { clock, faults, limits } = run.household
   const stepKey = run.keyOf(address)
+  const before = run.unfinished.get(address)
+  const past = pastOf(before?.attempt ?? 0, run.attemptsAt(address))
+  const first = past.last + 1
+  let attempt = first
+  let startedAt = run.now()
   const row = (outcome: Encoded): StepRow => ({
     stepKey,
     stepId: spec.id,
@@ -85,58 +101,185 @@ const begin = (
     updatedAt: run.now(),
     askedAfter,
     fingerprint: spec.fingerprint,
+    errorTag: outcome.errorTag,
     output: outcome.output,
     error: outcome.error
   })
   const place: InStep = { _tag: "Step", run, stepId: spec.id, transaction: false, ended: false }
-  const started = row({ status: "IN_PROGRESS", output: null, error: null })
+  const info = () => ({
+    workflowId: run.workflowId,
+    stepId: spec.id,
+    stepKey,
+    attempt,
+    epoch: run.identity.epoch,
+    get idempotencyKey() {
+      return run.idempotencyKeyOf(address)
+    }
+  })
 
-  const work = Effect.matchCauseEffect(Effect.scoped(self), {
-    onFailure: (cause) => encodeFailure(cause, spec, run.household.limits.value),
-    onSuccess: (value) => encodeSuccess(value, spec, run.household.limits.value)
-  }).pipe(Effect.flatMap((outcome) => {
-    place.ended = true
-    return run.record(row(outcome))
-  }))
+  /** Records what the body is told. */
+  const settle = (outcome: Encoded) =>
+    Effect.suspend(() => {
+      run.attemptEnded(stepKey)
+      place.ended = true
+      return run.record(row(outcome))
+    })
 
-  if (!faults.active) {
+  // -- an attempt
+
+  const marked = Effect.suspend(() => {
+    if (run.closed) {
+      return run.parked
+    }
+    startedAt = run.now()
+    run.attemptBegan({ stepKey, attempt, startedAt })
+    const started = row(underWay)
+    if (faults.active) {
+      return Effect.zipRight(
+        run.writeThrough({ steps: [started], attempts: [] }),
+        faults.at("step-started", () => run.finish({ _tag: "Crashed" }))
+      )
+    }
+    if (spec.onInterrupted === "fail" || run.cautious) {
+      return run.writeThrough({ steps: [started], attempts: [] })
+    }
     run.jot(started)
+    return Effect.void
+  })
+
+  const effect = Effect.scoped(self)
+  const encoded = Effect.matchCauseEffect(effect, {
+    onFailure: (cause) => encodeFailure(cause, spec, limits.value),
+    onSuccess: (value) => encodeSuccess(value, spec, limits.value)
+  })
+  const { timeout } = spec
+  /** What the step ends with, as it is recorded; it dies if the step does. */
+  const attempted: Effect.Effect<Encoded, never, unknown> = Effect.zipRight(
+    marked,
+    timeout === null ? encoded : Effect.suspend(() =>
+      Effect.raceFirst(
+        encoded,
+        Effect.as(
+          sleepUntil(clock, clock.unsafeCurrentTimeMillis() + timeout),
+          engineFailure(new StepTimeout({ workflowId: run.workflowId, stepId: spec.id, attempt, millis: timeout }))
+        )
+      )
+    )
+  )
+
+  // -- what follows it
+
+  const retried = (retry: Retry): Effect.Effect<void, never, unknown> => {
+    const step = stepper(retry, clock, run.idempotencyKeyOf(address))
+
+    /** Tries again if the schedule has an attempt left. */
+    const after = (failed: Encoded, orElse: Effect.Effect<void>) =>
+      Effect.suspend(() => {
+        const endedAt = run.now()
+        return decodeFailure(failed, spec).pipe(
+          Effect.matchEffect({
+            onFailure: (detail) => run.refuse(undecodable(run, stepKey, detail)),
+            onSuccess: (error) =>
+              Effect.if(failed.errorTag === null ? retry.allows(error) : Effect.succeed(true), {
+                onTrue: () => step(endedAt, error),
+                onFalse: () => Effect.succeed(null)
+              })
+          }),
+          Effect.flatMap((dueAt) => dueAt === null ? orElse : again(failed, endedAt, dueAt))
+        )
+      })
+
+    const again = (failed: Encoded, endedAt: number, dueAt: number) =>
+      Effect.suspend(() => {
+        run.attemptEnded(stepKey)
+        const ended = { ...row(failed), status: "IN_PROGRESS" as const }
+        const { errorTag } = failed
+        return run.writeThrough({
+          steps: [ended],
+          attempts: [{ stepKey, attempt, startedAt, endedAt, dueAt, errorTag, error: failed.error }]
+        })
+      }).pipe(
+        Effect.zipRight(sleepUntil(clock, dueAt)),
+        Effect.zipRight(Effect.suspend(() => {
+          attempt++
+          return loop
+        }))
+      )
+
+    const loop: Effect.Effect<void, never, unknown> = Effect.suspend(() =>
+      Effect.matchCauseEffect(Effect.provideService(attempted, CurrentStep, info()), {
+        onFailure: (cause) =>
+          retry.defects ? after(engineFailure(died(cause)), Effect.failCause(cause)) : Effect.failCause(cause),
+        onSuccess: (outcome) => outcome.status === "COMPLETED" ? settle(outcome) : after(outcome, settle(outcome))
+      })
+    )
+
+    /** The schedule goes on where the attempts before have left it. */
+    return Effect.zipRight(
+      Effect.forEach(past.retried, (row) =>
+        Effect.matchEffect(decodeFailure(row, spec), {
+          onFailure: (detail) => run.refuse(undecodable(run, stepKey, detail)),
+          onSuccess: (error) => step(row.endedAt, error)
+        }), { discard: true }),
+      loop
+    )
   }
+
+  const work = spec.retry === null ? Effect.flatMap(attempted, settle) : retried(spec.retry)
+
+  const program = (): Effect.Effect<void, never, unknown> => {
+    if (past.cutOff && spec.onInterrupted === "fail") {
+      attempt = past.last
+      return settle(
+        engineFailure(new StepInterrupted({ workflowId: run.workflowId, stepId: spec.id, attempt: past.last }))
+      )
+    }
+    if (past.kills >= limits.kills && before?.errorTag !== "ProcessKilled") {
+      return Effect.suspend(() => {
+        attempt = past.last
+        const { workflowId } = run
+        const reason = new ProcessKilled({ workflowId, address, stepId: spec.id, attempts: past.kills })
+        run.stop(reason, {
+          steps: [row({ status: "FAILED", output: null, errorTag: reason._tag, error: forPeople(reason.message) })]
+        })
+        return run.parked
+      })
+    }
+    return past.dueAt === null ? work : Effect.zipRight(sleepUntil(clock, past.dueAt), work)
+  }
+
   const stepFiber = Runtime.runFork(
     Runtime.make({
-      context: Context.add(fiber.currentContext as Context.Context<unknown>, CurrentStep, {
-        workflowId: run.workflowId,
-        stepId: spec.id,
-        stepKey,
-        attempt,
-        epoch: run.identity.epoch,
-        get idempotencyKey() {
-          return run.idempotencyKeyOf(address)
-        }
-      }),
+      context: Context.add(fiber.currentContext as Context.Context<unknown>, CurrentStep, info()),
       fiberRefs: fiber.getFiberRefs(),
       runtimeFlags: unwatched(status.runtimeFlags)
     }),
-    faults.active
-      ? run.writeThrough(started).pipe(
-        Effect.zipRight(faults.at("step-started", () => run.finish({ _tag: "Crashed" }))),
-        Effect.zipRight(work)
-      )
-      : work,
+    program(),
     { scheduler: defaultScheduler, immediate: false, updateRefs: putAt(place) }
   )
   run.began(stepFiber)
 
+  const died = (cause: Cause.Cause<unknown>) =>
+    new StepDied({ workflowId: run.workflowId, address, stepId: spec.id, attempt, detail: describe(cause) })
+
   const die = (cause: Cause.Cause<unknown>) => {
-    const detail = describe(cause)
-    const dead = row({ status: "FAILED", output: null, error: forPeople(detail) })
-    run.stop(reasonOf(cause, detail), {
-      row: dead,
-      attempt: { stepKey, attempt, startedAt, endedAt: dead.updatedAt, error: forPeople(detail) }
+    const reason = reasonOf(cause)
+    const dead = row({ status: "FAILED", output: null, errorTag: null, error: forPeople(describe(cause)) })
+    run.stop(reason, {
+      steps: [dead],
+      attempts: [{
+        stepKey,
+        attempt,
+        startedAt,
+        endedAt: dead.updatedAt,
+        dueAt: null,
+        errorTag: "StepDied",
+        error: forPeople(describe(cause))
+      }]
     })
   }
 
-  const reasonOf = (cause: Cause.Cause<unknown>, detail: string): StopReason => {
+  const reasonOf = (cause: Cause.Cause<unknown>): StopReason => {
     const defect = Option.getOrNull(Cause.dieOption(cause))
     return defect instanceof TooLarge
       ? new LimitExceeded({
@@ -145,17 +288,21 @@ const begin = (
         limit: defect.limit,
         actual: defect.bytes
       })
-      : new StepDied({ workflowId: run.workflowId, address, stepId: spec.id, attempt, detail })
+      : died(cause)
   }
 
   let cut: (() => void) | null = null
   stepFiber.addObserver((exit) => {
+    run.attemptEnded(stepKey)
     place.ended = true
     if (Exit.isFailure(exit)) {
       if (cut !== null) {
-        run.jot(
-          row({ status: "FAILED", output: null, error: forPeople("cut: the body stopped waiting for this step") })
-        )
+        run.jot(row({
+          status: "FAILED",
+          output: null,
+          errorTag: null,
+          error: forPeople("cut: the body stopped waiting for this step")
+        }))
       } else if (!run.closed) {
         die(exit.cause)
       }
@@ -173,7 +320,15 @@ const begin = (
   }
 }
 
-export const forPeople = (detail: string) => JSON.stringify({ detail })
+const underWay: Encoded = { status: "IN_PROGRESS", output: null, errorTag: null, error: null }
+
+/** What Perdure itself has to say of an attempt, in place of the step. */
+const engineFailure = (error: EngineError): Encoded => ({
+  status: "FAILED",
+  output: null,
+  errorTag: error._tag,
+  error: encodeEngineError(error)
+})
 
 // ---------------------------------------------------------------------------------------------------------------------
 // encoding
@@ -181,17 +336,18 @@ export const forPeople = (detail: string) => JSON.stringify({ detail })
 
 export const encodeSuccess = (
   value: unknown,
-  spec: StepSpec,
+  spec: RecordedSpec,
   maxBytes: number
 ): Effect.Effect<Encoded, never, unknown> =>
   Effect.match(encode(value, spec.success, maxBytes), {
     onFailure: dieOf("result", spec),
-    onSuccess: (output): Effect.Effect<Encoded> => Effect.succeed({ status: "COMPLETED", output, error: null })
+    onSuccess: (output): Effect.Effect<Encoded> =>
+      Effect.succeed({ status: "COMPLETED", output, errorTag: null, error: null })
   }).pipe(Effect.flatten)
 
 export const encodeFailure = (
   cause: Cause.Cause<unknown>,
-  spec: StepSpec,
+  spec: RecordedSpec,
   maxBytes: number
 ): Effect.Effect<Encoded, never, unknown> => {
   const failure = Cause.failureOption(cause)
@@ -209,11 +365,12 @@ export const encodeFailure = (
   }
   return Effect.match(encode(failure.value, spec.error, maxBytes), {
     onFailure: dieOf("failure", spec),
-    onSuccess: (error): Effect.Effect<Encoded> => Effect.succeed({ status: "FAILED", output: null, error })
+    onSuccess: (error): Effect.Effect<Encoded> =>
+      Effect.succeed({ status: "FAILED", output: null, errorTag: null, error })
   }).pipe(Effect.flatten)
 }
 
-const dieOf = (what: string, spec: StepSpec) => (error: Unrecordable | TooLarge): Effect.Effect<never> =>
+const dieOf = (what: string, spec: RecordedSpec) => (error: Unrecordable | TooLarge): Effect.Effect<never> =>
   Effect.die(
     error instanceof TooLarge
       ? error
@@ -224,13 +381,31 @@ const dieOf = (what: string, spec: StepSpec) => (error: Unrecordable | TooLarge)
 // decoding
 // ---------------------------------------------------------------------------------------------------------------------
 
-export const answer = (record: StepRow, spec: StepSpec, { run }: Branch): Effect.Effect<unknown, unknown, unknown> => {
-  const undecodable = (detail: string) =>
-    run.refuse(new RecordUndecodable({ workflowId: run.workflowId, record: record.stepKey, detail }))
-  if (record.status === "COMPLETED") {
-    return Effect.catchAll(decode(record.output, spec.success), undecodable)
+export const answer = (
+  record: StepRow,
+  spec: RecordedSpec,
+  { run }: Branch
+): Effect.Effect<unknown, unknown, unknown> => {
+  const refused = (detail: string) => run.refuse(undecodable(run, record.stepKey, detail))
+  return record.status === "COMPLETED"
+    ? Effect.catchAll(decode(record.output, spec.success), refused)
+    : Effect.matchEffect(decodeFailure(record, spec), { onFailure: refused, onSuccess: Effect.fail })
+}
+
+const undecodable = (run: ActiveRun, record: string, detail: string) =>
+  new RecordUndecodable({ workflowId: run.workflowId, record, detail })
+
+const engineSchema = EngineError as Schema.Schema<unknown, unknown, unknown>
+
+/** The failure of a step, or what Perdure had to say in place of it: the tag beside it tells which. */
+const decodeFailure = (
+  record: { readonly errorTag: string | null; readonly error: string | null },
+  spec: RecordedSpec
+): Effect.Effect<unknown, string, unknown> => {
+  if (record.errorTag !== null) {
+    return decode(record.error, engineSchema)
   }
   return spec.error === null
-    ? undecodable("a failure is recorded, and the step has no error schema now")
-    : Effect.matchEffect(decode(record.error, spec.error), { onFailure: undecodable, onSuccess: Effect.fail })
+    ? Effect.fail("a failure is recorded, and the step has no error schema now")
+    : decode(record.error, spec.error)
 }

@@ -12,6 +12,7 @@ import { StepDied } from "../Errors.js"
 import type { SharedClient, StepRow } from "../StepStore.js"
 import type { ActiveRun } from "./activeRun.js"
 import { endingOf } from "./activeRun.js"
+import { forPeople } from "./attempts.js"
 import { describe } from "./describe.js"
 import { fingerprintProblem, nameProblem } from "./names.js"
 import type { Begun } from "./operation.js"
@@ -19,12 +20,13 @@ import { durable } from "./operation.js"
 import type { InStep } from "./place.js"
 import { putAt } from "./place.js"
 import { CurrentStep } from "./run.js"
-import type { Encoded, StepSpec } from "./step.js"
-import { answer, encodeFailure, encodeSuccess, forPeople } from "./step.js"
+import type { Encoded, RecordedSpec } from "./step.js"
+import { answer, encodeFailure, encodeSuccess } from "./step.js"
 import { unwatched } from "./unwinding.js"
 import { TooLarge } from "./values.js"
 
-export interface TransactionSpec extends StepSpec {
+export interface TransactionSpec extends RecordedSpec {
+  readonly fingerprint: string | null
   /** How long the effect may take, in milliseconds. */
   readonly timeout: number
 }
@@ -118,6 +120,7 @@ const begin = (
     askedAfter,
     fingerprint: spec.fingerprint,
     output: outcome.output,
+    errorTag: outcome.errorTag,
     error: outcome.error
   })
   const place: InStep = { _tag: "Step", run, stepId: spec.id, transaction: true, ended: false }
@@ -158,6 +161,7 @@ const begin = (
       position: () => run.takePosition(),
       committed: (row) => {
         recorded = true
+        run.attemptEnded(stepKey)
         run.recorded(row)
       }
     }).pipe(
@@ -171,17 +175,36 @@ const begin = (
             run.finish({ _tag: "Fenced" })
           }
           // What it wrote is rolled back; that it failed is the outcome of the step.
-          return failed === null ? Effect.void : run.record(failed)
+          if (failed === null) {
+            return Effect.void
+          }
+          run.attemptEnded(stepKey)
+          return run.record(failed)
         }
       })
     )
   }
 
   // Awaited, unlike that of another step: noted later, it would come after the record.
-  const started = run.writeThrough(row({ status: "IN_PROGRESS", output: null, error: null }))
+  const started = Effect.suspend(() => {
+    run.attemptBegan({ stepKey, attempt, startedAt })
+    return run.writeThrough({
+      steps: [row({ status: "IN_PROGRESS", output: null, errorTag: null, error: null })],
+      attempts: []
+    })
+  })
   const stepFiber = Runtime.runFork(
     Runtime.make({
-      context: Context.add(context, CurrentStep, { workflowId: run.workflowId, stepId: spec.id, stepKey, attempt }),
+      context: Context.add(context, CurrentStep, {
+        workflowId: run.workflowId,
+        stepId: spec.id,
+        stepKey,
+        attempt,
+        epoch: run.identity.epoch,
+        get idempotencyKey() {
+          return run.idempotencyKeyOf(address)
+        }
+      }),
       fiberRefs: fiber.getFiberRefs(),
       runtimeFlags: unwatched(status.runtimeFlags)
     }),
@@ -210,21 +233,35 @@ const begin = (
 
   const die = (cause: Cause.Cause<unknown>) => {
     const detail = describe(cause)
-    const dead = row({ status: "FAILED", output: null, error: forPeople(detail) })
+    const dead = row({ status: "FAILED", output: null, errorTag: null, error: forPeople(detail) })
     run.stop(reasonOf(cause, detail), {
-      row: dead,
-      attempt: { stepKey, attempt, startedAt, endedAt: dead.updatedAt, error: forPeople(detail) }
+      steps: [dead],
+      attempts: [{
+        stepKey,
+        attempt,
+        startedAt,
+        endedAt: dead.updatedAt,
+        dueAt: null,
+        errorTag: "StepDied",
+        error: forPeople(detail)
+      }]
     })
   }
 
   let cut: (() => void) | null = null
   stepFiber.addObserver((exit) => {
     place.ended = true
+    run.attemptEnded(stepKey)
     // Once its record is there, how the fiber ends does not matter.
     if (Exit.isFailure(exit) && !recorded) {
       if (cut !== null) {
         run.jot(
-          row({ status: "FAILED", output: null, error: forPeople("cut: the body stopped waiting for this step") })
+          row({
+            status: "FAILED",
+            output: null,
+            errorTag: null,
+            error: forPeople("cut: the body stopped waiting for this step")
+          })
         )
       } else if (!run.closed) {
         die(exit.cause)

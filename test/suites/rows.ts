@@ -57,6 +57,7 @@ export const completed = (
   askedAfter: -1,
   fingerprint: null,
   output: `{"position":${position}}`,
+  errorTag: null,
   error: null,
   ...rest
 })

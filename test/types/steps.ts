@@ -1,8 +1,8 @@
 // The lines that the compiler must refuse are refused by Effect's own diagnostics too.
 // @effect-diagnostics missingEffectContext:off
 /** What may be a step without a schema, with one, and what comes out. Compiled by `npm run check`; nothing here runs. */
-import { type Chunk, Effect, type Either, type Option, Schema, type Scope } from "effect"
-import { Step, type Workflow } from "perdure"
+import { type Chunk, Effect, type Either, type Option, Schedule, Schema, type Scope } from "effect"
+import { type Errors, Step, type Workflow } from "perdure"
 import { type Codec, is, type Mailer } from "./is.js"
 
 declare const value: <A>() => Effect.Effect<A>
@@ -229,26 +229,91 @@ export const schemasRefused = [
 // options
 // ---------------------------------------------------------------------------------------------------------------------
 
-declare const together: { readonly fingerprint: string; readonly retry?: number }
+declare const together: { readonly fingerprint: string; readonly compensate?: number }
 
 export const optionsRefused = [
   // @ts-expect-error an option that is not there yet
-  value<1>().pipe(Step.durable("s", { retry: 1 })),
+  value<1>().pipe(Step.durable("s", { compensate: 1 })),
   // @ts-expect-error an option that is not there yet, beside one that is
-  value<1>().pipe(Step.durable("s", { fingerprint: "f", retry: 1 })),
+  value<1>().pipe(Step.durable("s", { fingerprint: "f", compensate: 1 })),
   // @ts-expect-error the same, data-first
-  Step.durable(value<1>(), "s", { fingerprint: "f", timeout: "1 second" }),
+  Step.durable(value<1>(), "s", { fingerprint: "f", compensate: () => Effect.void }),
   // @ts-expect-error the same, in the value form
   Step.make({ id: "s", execute: value<1>(), compensate: () => Effect.void }),
   // @ts-expect-error an option of type any
-  value<1>().pipe(Step.durable("s", { fingerprint: "f", onInterrupted: "fail" as any })),
+  value<1>().pipe(Step.durable("s", { fingerprint: "f", compensate: "fail" as any })),
   // @ts-expect-error in one case only
-  value<1>().pipe(Step.durable("s", condition ? { fingerprint: "f" } : { retry: 1 })),
+  value<1>().pipe(Step.durable("s", condition ? { fingerprint: "f" } : { compensate: 1 })),
   // @ts-expect-error an object that was put together before
   value<1>().pipe(Step.durable("s", together)),
   // @ts-expect-error the value form's own
-  value<1>().pipe(Step.durable("s", { fingerprint: "f", id: "t" }))
+  value<1>().pipe(Step.durable("s", { fingerprint: "f", id: "t" })),
+  // @ts-expect-error no schedule
+  value<1>().pipe(Step.durable("s", { retry: 1 })),
+  // @ts-expect-error no duration
+  value<1>().pipe(Step.durable("s", { timeout: "a while" })),
+  // @ts-expect-error neither of the two
+  value<1>().pipe(Step.durable("s", { onInterrupted: "again" })),
+  // @ts-expect-error a predicate of another error
+  maybe.pipe(Step.durable("s", { error: OutOfStock, retry: { while: (_: Date) => true } })),
+  // @ts-expect-error a schedule that takes another error
+  maybe.pipe(Step.durable("s", { error: OutOfStock, retry: Schedule.recurWhile((_: Date) => true) }))
 ]
+
+// ---------------------------------------------------------------------------------------------------------------------
+// retries, timeouts and interruptions
+// ---------------------------------------------------------------------------------------------------------------------
+
+type Failed = OutOfStock | Errors.StepTimeout
+
+const retry = {
+  schedule: Schedule.exponential("1 second"),
+  times: 3,
+  while: (error: OutOfStock) => error._tag === "OutOfStock",
+  defects: true
+}
+
+is<Effect.Effect<"a", OutOfStock, Workflow.Run>>()(maybe.pipe(Step.durable("s", { error: OutOfStock, retry })))
+const retriedDataFirst = Step.durable(maybe, "s", { error: OutOfStock, retry })
+is<Effect.Effect<"a", OutOfStock, Workflow.Run>>()(retriedDataFirst)
+is<Effect.Effect<"a", OutOfStock, Workflow.Run>>()(
+  Step.make({ id: "s", execute: maybe, error: OutOfStock, retry: Schedule.recurs(3) })
+)
+is<Effect.Effect<"a", Failed, Workflow.Run>>()(
+  maybe.pipe(Step.durable("s", { error: OutOfStock, timeout: "1 second" }))
+)
+is<Effect.Effect<1, Errors.StepTimeout | Errors.StepInterrupted, Workflow.Run>>()(
+  value<1>().pipe(Step.durable("s", { timeout: 1_000, onInterrupted: "fail" }))
+)
+is<Effect.Effect<1, never, Workflow.Run>>()(value<1>().pipe(Step.durable("s", { onInterrupted: "rerun" })))
+is<Effect.Effect<1, Errors.StepTimeout, Workflow.Run>>()(
+  value<1>().pipe(Step.durable("s", condition ? { timeout: "1 second" } : { fingerprint: "f" }))
+)
+is<Effect.Effect<1, Errors.StepTimeout | Errors.StepInterrupted, Workflow.Run>>()(
+  value<1>().pipe(Step.durable("s", { fingerprint: "f" } as Omit<Step.Options, "success" | "error">))
+)
+
+// In each form a predicate knows the step's error.
+maybe.pipe(Step.durable("s", { error: OutOfStock, retry: { while: (error) => (is<OutOfStock>()(error), true) } }))
+maybe.pipe(Step.durable("s", { error: OutOfStock, retry: { until: (error) => error.model === "old" } }))
+Step.durable(maybe, "s", { error: OutOfStock, retry: { while: (error) => (is<OutOfStock>()(error), true) } })
+Step.make({ id: "s", execute: maybe, error: OutOfStock, retry: { while: (error) => (is<OutOfStock>()(error), true) } })
+maybe.pipe(
+  Effect.map((name) => name.length),
+  Step.durable("s", { error: OutOfStock, retry: { while: (error) => (is<OutOfStock>()(error), true) } }),
+  Effect.map((length) => is<number>()(length))
+)
+
+// What a schedule or a predicate needs, the step needs.
+declare const needySchedule: Schedule.Schedule<number, unknown, Mailer>
+declare const ask: Effect.Effect<boolean, never, Mailer>
+is<Effect.Effect<1, never, Workflow.Run | Mailer>>()(value<1>().pipe(Step.durable("s", { retry: needySchedule })))
+is<Effect.Effect<1, never, Workflow.Run | Mailer>>()(
+  value<1>().pipe(Step.durable("s", { retry: { schedule: needySchedule } }))
+)
+is<Effect.Effect<1, never, Workflow.Run | Mailer>>()(
+  value<1>().pipe(Step.durable("s", { retry: { while: () => ask } }))
+)
 
 // ---------------------------------------------------------------------------------------------------------------------
 // requirements

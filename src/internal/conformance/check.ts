@@ -93,6 +93,7 @@ export const step = (stepKey: string, rest: Partial<StepRow> = {}): StepRow => (
   updatedAt: 1_000,
   askedAfter: -1,
   fingerprint: null,
+  errorTag: null,
   output: null,
   error: null,
   ...rest
@@ -104,12 +105,15 @@ export const completed = (stepKey: string, position: number, rest: Partial<StepR
 export const failed = (stepKey: string, position: number): StepRow =>
   completed(stepKey, position, { status: "FAILED", output: null, error: "{\"_tag\":\"No\"}" })
 
-export const attempt = (stepKey: string, number: number): AttemptRow => ({
+export const attempt = (stepKey: string, number: number, rest: Partial<AttemptRow> = {}): AttemptRow => ({
   stepKey,
   attempt: number,
   startedAt: 1_000,
   endedAt: 1_500,
-  error: "\"it broke\""
+  dueAt: null,
+  errorTag: null,
+  error: "\"it broke\"",
+  ...rest
 })
 
 export const claimOf = (workflow: string, rest: Partial<ClaimOptions> = {}): ClaimOptions => ({

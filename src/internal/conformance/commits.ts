@@ -267,14 +267,15 @@ export const commits: Cases = {
     const id = "conformance/attempts"
     yield* create(id)
     const [first, second] = [`${id}:0`, `${id}:1`]
-    const early = Array.from({ length: 8 }, (_, index) => attempt(first, index + 1))
+    const early = Array.from({ length: 8 }, (_, index) => attempt(first, index + 1, { dueAt: 2_000 + index }))
     yield* store.commit([update(id, 1, { attempts: [attempt(second, 1), attempt(first, 10), ...early] })])
-    yield* store.commit([update(id, 1, { attempts: [attempt(first, 9)] })])
+    const cutOff = attempt(first, 9, { errorTag: "OwnerDied" })
+    yield* store.commit([update(id, 1, { attempts: [cutOff] })])
     yield* rejects("an attempt twice", store.commit([update(id, 1, { attempts: [attempt(first, 9)] })]))
     yield* equal(
       "the attempts",
       yield* store.attempts(id, 0),
-      [...early, attempt(first, 9), attempt(first, 10), attempt(second, 1)]
+      [...early, cutOff, attempt(first, 10), attempt(second, 1)]
     )
   }),
 

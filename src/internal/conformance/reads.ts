@@ -38,7 +38,7 @@ export const reads: Cases = {
     const store = yield* StepStore
     const id = "conformance/unfinished"
     yield* create(id)
-    const retrying = step(`${id}:1`, { status: "FAILED", error: "\"it broke\"", attempt: 3 })
+    const retrying = step(`${id}:1`, { status: "FAILED", errorTag: "OwnerDied", error: "\"it broke\"", attempt: 3 })
     yield* store.commit([update(id, 1, { steps: [step(`${id}:2`), retrying, completed(`${id}:0`, 0)] })])
     yield* equal("the rows", yield* store.unfinished(id, 0), [retrying, step(`${id}:2`)])
   }),
@@ -53,7 +53,10 @@ export const reads: Cases = {
     const second = yield* store.steps(id, 0, { after: at(first, 2).stepKey, limit: 3 })
     const sorted = ["0", "10", "2", "\ue000", "\u{1f600}"].map((part) => `${id}:${part}`)
     yield* equal("the keys", keysOf([...first, ...second]), sorted)
-    const { askedAfter: _, error: __, fingerprint: ___, output: ____, ...summary } = completed(`${id}:0`, 2)
+    const { askedAfter: _, error: __, errorTag: ___, fingerprint: ____, output: _____, ...summary } = completed(
+      `${id}:0`,
+      2
+    )
     yield* equal("the first", first[0], summary)
   }),
 

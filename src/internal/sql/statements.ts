@@ -72,6 +72,7 @@ const stepFields = [
   "fingerprint",
   "codec",
   "digest",
+  "errorTag",
   "output",
   "error"
 ] as const satisfies ReadonlyArray<keyof StepStore.StepRowEncoded>
@@ -81,8 +82,10 @@ const attemptFields = [
   "attempt",
   "startedAt",
   "endedAt",
+  "dueAt",
   "codec",
   "digest",
+  "errorTag",
   "error"
 ] as const satisfies ReadonlyArray<keyof StepStore.AttemptRowEncoded>
 
@@ -331,6 +334,7 @@ export const migrations = (dialect: Dialect, prefix: string): ReadonlyArray<Read
       fingerprint TEXT,
       codec TEXT,
       digest TEXT,
+      error_tag TEXT,
       output TEXT,
       error TEXT,
       PRIMARY KEY (namespace, workflow_id, generation, step_key),
@@ -348,9 +352,11 @@ export const migrations = (dialect: Dialect, prefix: string): ReadonlyArray<Read
       attempt INTEGER NOT NULL,
       started_at INTEGER NOT NULL,
       ended_at INTEGER NOT NULL,
+      due_at INTEGER,
       codec TEXT,
       digest TEXT,
-      error TEXT NOT NULL,
+      error_tag TEXT,
+      error TEXT,
       PRIMARY KEY (namespace, workflow_id, generation, step_key, attempt)
     ) ${dialect.keyed}`,
     `CREATE TABLE ${prefix}signals (
