@@ -206,7 +206,12 @@ export const durable: {
   // Without options apart: a default for them would keep the compiler from knowing what a predicate among them is asked.
   (id: string): <A, E, R>(self: Effect.Effect<A, E, R> & SelfCheck<A, E, {}>) => Durable<A, E, R, {}>
   <A, E, R>(self: Effect.Effect<A, E, R> & SelfCheck<A, E, {}>, id: string): Durable<A, E, R, {}>
-  <A, E, const O extends Options<NoInfer<E>, unknown>>(id: string, options: O & OptionsCheck<O, keyof Options>): <R>(
+  // Without retries apart: the effect may then be a union of effects, which a ternary makes.
+  <const O extends Options & { readonly retry?: undefined }>(
+    id: string,
+    options: O & OptionsCheck<O, keyof Options>
+  ): <A, E, R>(self: Effect.Effect<A, E, R> & SelfCheck<A, E, O>) => Durable<A, E, R, O>
+  <E, const O extends Options<NoInfer<E>, unknown>>(id: string, options: O & OptionsCheck<O, keyof Options>): <A, R>(
     self: Effect.Effect<A, E, R> & SelfCheck<A, E, O>
   ) => Durable<A, E, R, O>
   <A, E, R, const O extends Options<NoInfer<E>, unknown>>(

@@ -47,6 +47,11 @@ const groups: Record<string, ReadonlyArray<Case>> = {
       ),
       null
     ]),
+    [
+      "an effect of a ternary of which each side brings what the other has not",
+      "(condition ? value<{ a: 1 }>() : Effect.fail(new OutOfStock({ model: \"m\" }))).pipe(Step.durable(\"s\", { error: OutOfStock }))",
+      null
+    ],
     ["an effect whose error was made a defect", "order.pipe(Effect.orDie, Step.durable(\"s\"))", null],
     [
       "an effect that a ternary chose",
