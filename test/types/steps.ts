@@ -294,15 +294,22 @@ is<Effect.Effect<1, Errors.StepTimeout | Errors.StepInterrupted, Workflow.Run>>(
 )
 
 // In each form a predicate knows the step's error.
-maybe.pipe(Step.durable("s", { error: OutOfStock, retry: { while: (error) => (is<OutOfStock>()(error), true) } }))
-maybe.pipe(Step.durable("s", { error: OutOfStock, retry: { until: (error) => error.model === "old" } }))
-Step.durable(maybe, "s", { error: OutOfStock, retry: { while: (error) => (is<OutOfStock>()(error), true) } })
-Step.make({ id: "s", execute: maybe, error: OutOfStock, retry: { while: (error) => (is<OutOfStock>()(error), true) } })
-maybe.pipe(
-  Effect.map((name) => name.length),
-  Step.durable("s", { error: OutOfStock, retry: { while: (error) => (is<OutOfStock>()(error), true) } }),
-  Effect.map((length) => is<number>()(length))
-)
+export const predicates = [
+  maybe.pipe(Step.durable("s", { error: OutOfStock, retry: { while: (error) => (is<OutOfStock>()(error), true) } })),
+  maybe.pipe(Step.durable("s", { error: OutOfStock, retry: { until: (error) => error.model === "old" } })),
+  Step.durable(maybe, "s", { error: OutOfStock, retry: { while: (error) => (is<OutOfStock>()(error), true) } }),
+  Step.make({
+    id: "s",
+    execute: maybe,
+    error: OutOfStock,
+    retry: { while: (error) => (is<OutOfStock>()(error), true) }
+  }),
+  maybe.pipe(
+    Effect.map((name) => name.length),
+    Step.durable("s", { error: OutOfStock, retry: { while: (error) => (is<OutOfStock>()(error), true) } }),
+    Effect.map((length) => is<number>()(length))
+  )
+]
 
 // What a schedule or a predicate needs, the step needs.
 declare const needySchedule: Schedule.Schedule<number, unknown, Mailer>
