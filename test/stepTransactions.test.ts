@@ -257,6 +257,22 @@ describe("Step.transaction", () => {
       expect(reason.message).toContain(`it was called inside step "outer"`)
     }).pipe(inEngine()))
 
+  test("and every other step refuse to be called inside a transaction of the body, which would wait for their record", () =>
+    Effect.gen(function*() {
+      const sql = yield* SqlClient.SqlClient
+      const inTransaction = (id: string, step: Effect.Effect<number, never, Workflow.Run>) =>
+        stoppedBy("Misplaced")(Workflow.run(id, Effect.orDie(sql.withTransaction(step))))
+      const steps = [
+        yield* inTransaction("step", Effect.succeed(1).pipe(Step.durable("s"))),
+        yield* inTransaction("transaction", Effect.succeed(1).pipe(Step.transaction("s")))
+      ]
+      for (const reason of steps) {
+        expect(reason.message).toContain("it was called inside a transaction of the same SqlClient")
+        expect(reason.message).toContain("let the whole transaction be a Step.transaction")
+      }
+      expect(yield* Workflow.run("after", Effect.succeed(1).pipe(Step.durable("s")))).toBe(1)
+    }).pipe(inEngine()))
+
   test("refuses names and fingerprints that cannot be used", () =>
     Effect.gen(function*() {
       const named = yield* stoppedBy("Misplaced")(Workflow.run("a", Effect.void.pipe(Step.transaction(""))))
@@ -293,7 +309,7 @@ describe("Step.transaction", () => {
           Workflow.run("inside", Effect.orDie(sql.withTransaction(entered("t"))))
         )
       )
-      expect((yield* Fiber.join(inside)).message).toContain("whose end it would wait for")
+      expect((yield* Fiber.join(inside)).message).toContain("whose end its record would wait for")
       const repository = Effect.orDie(Effect.asVoid(sql`INSERT INTO entries VALUES ('captured')`))
       yield* withoutClient(Workflow.run("captured", repository.pipe(Step.transaction("t"))))
       expect(yield* entries).toEqual(["captured"])

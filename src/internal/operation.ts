@@ -2,6 +2,7 @@
 import * as Effect from "effect/Effect"
 import type * as FiberStatus from "effect/FiberStatus"
 import type { StepRow } from "../StepStore.js"
+import type { ActiveRun } from "./activeRun.js"
 import type { AnyFiber, Branch, InStep } from "./place.js"
 import { placeOf, runsOn } from "./place.js"
 import type { Wait } from "./sequencer.js"
@@ -84,8 +85,24 @@ export interface Begun {
 export const durable = <A, E, R>(spec: OperationSpec<A, E, R>): Effect.Effect<A, E, R> =>
   placed(spec.called, {
     inStep: spec.inStep,
-    inBranch: (branch, fiber, status) => request(spec, branch, fiber, status)
+    inBranch: (branch, fiber, status) => {
+      const client = branch.run.household.sharedClient
+      return client === null
+        ? request(spec, branch, fiber, status)
+        : Effect.if(client.isHeld, {
+          onTrue: () => heldUp(spec.called, branch.run),
+          onFalse: () => request(spec, branch, fiber, status)
+        })
+    }
   })
+
+/** On a client that the application shares, a body in a transaction of its own would wait for a record that waits for it. */
+const heldUp = (called: string, run: ActiveRun): Effect.Effect<never> =>
+  run.refuse(run.misplaced(
+    called,
+    "it was called inside a transaction of the same SqlClient, whose end its record would wait for. Call it outside, or let " +
+      "the whole transaction be a Step.transaction"
+  ))
 
 const request = <A, E, R>(
   spec: OperationSpec<A, E, R>,
