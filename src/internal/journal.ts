@@ -324,12 +324,12 @@ export class Journal {
     return Effect.flatMap(
       Effect.exit(this.commit(groups)),
       Exit.match({
-        onSuccess: (answers) => Effect.sync(() => groups.forEach((group, i) => tell(group, Exit.succeed(answers[i]!)))),
+        onSuccess: (answers) => tellAll(groups, (i) => Exit.succeed(answers[i]!)),
         onFailure: (cause) => {
           // Split a batch that holds something unacceptable: only the run that it belongs to is told.
           const passing = cause._tag === "Fail" && isTransient(cause.error)
           return groups.length === 1 || passing
-            ? Effect.sync(() => groups.forEach((group) => tell(group, Exit.failCause(cause))))
+            ? tellAll(groups, () => Exit.failCause(cause))
             : Effect.forEach(groups, (group) => this.flush([group]), { discard: true })
         }
       })
@@ -348,6 +348,22 @@ export class Journal {
 }
 
 const nobody = () => {}
+
+/** Runs told of in one turn of the event loop: each goes on at once, and timers and sockets have to get their turn. */
+const toldInATurn = 32
+
+const tellAll = (
+  groups: ReadonlyArray<Group>,
+  resultOf: (i: number) => Exit.Exit<CommitAnswer, StoreError>,
+  from = 0
+): Effect.Effect<void> =>
+  Effect.suspend(() => {
+    const to = from + toldInATurn
+    groups.slice(from, to).forEach((group, i) => tell(group, resultOf(from + i)))
+    return to < groups.length ? Effect.zipRight(turn, tellAll(groups, resultOf, to)) : Effect.void
+  })
+
+const turn = Effect.async<void>((resume) => nextTurn(() => resume(Effect.void)))
 
 const tell = (group: Group, result: Exit.Exit<CommitAnswer, StoreError>) => {
   for (const entry of group.entries) {
