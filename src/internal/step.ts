@@ -1,28 +1,23 @@
 /** How a step runs: in a fiber of its own, on the ordinary scheduler, so that nothing it does is seen by the body but its outcome. */
 import * as Cause from "effect/Cause"
 import * as Chunk from "effect/Chunk"
-import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
-import * as Exit from "effect/Exit"
+import { constFalse } from "effect/Function"
 import * as Option from "effect/Option"
-import * as Runtime from "effect/Runtime"
-import { defaultScheduler } from "effect/Scheduler"
 import type * as Schema from "effect/Schema"
-import type { StopReason } from "../Errors.js"
-import { LimitExceeded, ProcessKilled, RecordUndecodable, StepDied, StepInterrupted, StepTimeout } from "../Errors.js"
-import type { StepRow, StepStatus } from "../StepStore.js"
+import { ProcessKilled, RecordUndecodable, StepInterrupted, StepTimeout } from "../Errors.js"
+import type { StepRow } from "../StepStore.js"
 import type { ActiveRun } from "./activeRun.js"
 import { encodeEngineError, EngineError, forPeople, pastOf } from "./attempts.js"
-import { describe } from "./describe.js"
 import { fingerprintProblem, nameProblem } from "./names.js"
 import type { Begun } from "./operation.js"
 import { durable } from "./operation.js"
 import type { Branch, InStep } from "./place.js"
-import { putAt } from "./place.js"
 import type { Retry } from "./retry.js"
 import { stepper } from "./retry.js"
 import { CurrentStep } from "./run.js"
-import { unwatched } from "./unwinding.js"
+import type { Encoded } from "./stepFiber.js"
+import { diedOf, infoOf, runStep } from "./stepFiber.js"
 import { decode, encode, TooLarge, Unrecordable } from "./values.js"
 import { sleepUntil } from "./waiting.js"
 
@@ -39,14 +34,6 @@ export interface StepSpec {
 
 /** What has to be known of a step to write and to read its record. */
 export type RecordedSpec = Pick<StepSpec, "id" | "success" | "error">
-
-/** What an effect ended with, ready to be recorded. */
-export interface Encoded {
-  readonly status: StepStatus
-  readonly output: string | null
-  readonly errorTag: string | null
-  readonly error: string | null
-}
 
 export const step = (
   self: Effect.Effect<unknown, unknown, unknown>,
@@ -77,8 +64,9 @@ export const step = (
 const begin = (
   self: Effect.Effect<unknown, unknown, unknown>,
   spec: StepSpec,
-  { address, askedAfter, branch, fiber, sequence, status }: Begun
+  begun: Begun
 ) => {
+  const { address, askedAfter, branch, sequence } = begun
   const run = branch.run
   const { clock, faults, limits } = run.household
   const stepKey = run.keyOf(address)
@@ -106,17 +94,6 @@ const begin = (
     error: outcome.error
   })
   const place: InStep = { _tag: "Step", run, stepId: spec.id, transaction: false, ended: false }
-  const info = () => ({
-    workflowId: run.workflowId,
-    stepId: spec.id,
-    stepKey,
-    attempt,
-    epoch: run.identity.epoch,
-    get idempotencyKey() {
-      return run.idempotencyKeyOf(address)
-    }
-  })
-
   /** Records what the body is told. */
   const settle = (outcome: Encoded) =>
     Effect.suspend(() => {
@@ -207,9 +184,11 @@ const begin = (
       )
 
     const loop: Effect.Effect<void, never, unknown> = Effect.suspend(() =>
-      Effect.matchCauseEffect(Effect.provideService(attempted, CurrentStep, info()), {
+      Effect.matchCauseEffect(Effect.provideService(attempted, CurrentStep, infoOf(begun, spec.id, attempt)), {
         onFailure: (cause) =>
-          retry.defects ? after(engineFailure(died(cause)), Effect.failCause(cause)) : Effect.failCause(cause),
+          retry.defects
+            ? after(engineFailure(diedOf(begun, spec.id, attempt, cause)), Effect.failCause(cause))
+            : Effect.failCause(cause),
         onSuccess: (outcome) => outcome.status === "COMPLETED" ? settle(outcome) : after(outcome, settle(outcome))
       })
     )
@@ -248,76 +227,7 @@ const begin = (
     return past.dueAt === null ? work : Effect.zipRight(sleepUntil(clock, past.dueAt), work)
   }
 
-  const stepFiber = Runtime.runFork(
-    Runtime.make({
-      context: Context.add(fiber.currentContext as Context.Context<unknown>, CurrentStep, info()),
-      fiberRefs: fiber.getFiberRefs(),
-      runtimeFlags: unwatched(status.runtimeFlags)
-    }),
-    program(),
-    { scheduler: defaultScheduler, immediate: false, updateRefs: putAt(place) }
-  )
-  run.began(stepFiber)
-
-  const died = (cause: Cause.Cause<unknown>) =>
-    new StepDied({ workflowId: run.workflowId, address, stepId: spec.id, attempt, detail: describe(cause) })
-
-  const die = (cause: Cause.Cause<unknown>) => {
-    const reason = reasonOf(cause)
-    const dead = row({ status: "FAILED", output: null, errorTag: null, error: forPeople(describe(cause)) })
-    run.stop(reason, {
-      steps: [dead],
-      attempts: [{
-        stepKey,
-        attempt,
-        startedAt,
-        endedAt: dead.updatedAt,
-        dueAt: null,
-        errorTag: "StepDied",
-        error: forPeople(describe(cause))
-      }]
-    })
-  }
-
-  const reasonOf = (cause: Cause.Cause<unknown>): StopReason => {
-    const defect = Option.getOrNull(Cause.dieOption(cause))
-    return defect instanceof TooLarge
-      ? new LimitExceeded({
-        workflowId: run.workflowId,
-        what: `the number of bytes in the outcome of step ${JSON.stringify(spec.id)}`,
-        limit: defect.limit,
-        actual: defect.bytes
-      })
-      : died(cause)
-  }
-
-  let cut: (() => void) | null = null
-  stepFiber.addObserver((exit) => {
-    run.attemptEnded(stepKey)
-    place.ended = true
-    if (Exit.isFailure(exit)) {
-      if (cut !== null) {
-        run.jot(row({
-          status: "FAILED",
-          output: null,
-          errorTag: null,
-          error: forPeople("cut: the body stopped waiting for this step")
-        }))
-      } else if (!run.closed) {
-        die(exit.cause)
-      }
-    }
-    cut?.()
-  })
-
-  return (ended: () => void) => {
-    cut = ended
-    if (stepFiber.unsafePoll() !== null) {
-      ended()
-    } else {
-      stepFiber.unsafeInterruptAsFork(fiber.id())
-    }
-  }
+  return runStep({ begun, attempt, stepKey, place, row, program: program(), isRecorded: constFalse })
 }
 
 const underWay: Encoded = { status: "IN_PROGRESS", output: null, errorTag: null, error: null }

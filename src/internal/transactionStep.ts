@@ -3,27 +3,19 @@ import { SqlClient } from "@effect/sql/SqlClient"
 import * as Cause from "effect/Cause"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
-import * as Exit from "effect/Exit"
 import * as Option from "effect/Option"
-import * as Runtime from "effect/Runtime"
-import { defaultScheduler } from "effect/Scheduler"
-import type { Misplaced, StopReason } from "../Errors.js"
-import { StepDied } from "../Errors.js"
+import type { Misplaced } from "../Errors.js"
 import type { SharedClient, StepRow } from "../StepStore.js"
 import type { ActiveRun } from "./activeRun.js"
 import { endingOf } from "./activeRun.js"
-import { forPeople } from "./attempts.js"
-import { describe } from "./describe.js"
 import { fingerprintProblem, nameProblem } from "./names.js"
 import type { Begun } from "./operation.js"
 import { durable } from "./operation.js"
 import type { InStep } from "./place.js"
-import { putAt } from "./place.js"
-import { CurrentStep } from "./run.js"
-import type { Encoded, RecordedSpec } from "./step.js"
+import type { RecordedSpec } from "./step.js"
 import { answer, encodeFailure, encodeSuccess } from "./step.js"
-import { unwatched } from "./unwinding.js"
-import { TooLarge } from "./values.js"
+import type { Encoded } from "./stepFiber.js"
+import { runStep } from "./stepFiber.js"
 
 export interface TransactionSpec extends RecordedSpec {
   readonly fingerprint: string | null
@@ -93,8 +85,9 @@ const begin = (
   called: string,
   self: Effect.Effect<unknown, unknown, unknown>,
   spec: TransactionSpec,
-  { address, askedAfter, branch, fiber, sequence, status }: Begun
+  begun: Begun
 ) => {
+  const { address, askedAfter, branch, fiber, sequence } = begun
   const run = branch.run
   const { faults, limits } = run.household
   const context = fiber.currentContext as Context.Context<unknown>
@@ -189,89 +182,20 @@ const begin = (
       attempts: []
     })
   })
-  const stepFiber = Runtime.runFork(
-    Runtime.make({
-      context: Context.add(context, CurrentStep, {
-        workflowId: run.workflowId,
-        stepId: spec.id,
-        stepKey,
-        attempt,
-        epoch: run.identity.epoch,
-        get idempotencyKey() {
-          return run.idempotencyKeyOf(address)
-        }
-      }),
-      fiberRefs: fiber.getFiberRefs(),
-      runtimeFlags: unwatched(status.runtimeFlags)
-    }),
-    Effect.matchEffect(clientFor(called, run, context), {
+  return runStep({
+    begun,
+    attempt,
+    stepKey,
+    place,
+    row,
+    isRecorded: () => recorded,
+    program: Effect.matchEffect(clientFor(called, run, context), {
       onFailure: (misplaced) => run.refuse(misplaced),
       onSuccess: (client) =>
         started.pipe(
           Effect.zipRight(faults.at("step-started", () => run.finish({ _tag: "Crashed" }))),
           Effect.zipRight(transact(client))
         )
-    }),
-    { scheduler: defaultScheduler, immediate: false, updateRefs: putAt(place) }
-  )
-  run.began(stepFiber)
-
-  const reasonOf = (cause: Cause.Cause<unknown>, detail: string): StopReason => {
-    const defect = Option.getOrNull(Cause.dieOption(cause))
-    return defect instanceof TooLarge
-      ? run.exceeded(
-        `the number of bytes in the outcome of step ${JSON.stringify(spec.id)}`,
-        defect.limit,
-        defect.bytes
-      )
-      : new StepDied({ workflowId: run.workflowId, address, stepId: spec.id, attempt, detail })
-  }
-
-  const die = (cause: Cause.Cause<unknown>) => {
-    const detail = describe(cause)
-    const dead = row({ status: "FAILED", output: null, errorTag: null, error: forPeople(detail) })
-    run.stop(reasonOf(cause, detail), {
-      steps: [dead],
-      attempts: [{
-        stepKey,
-        attempt,
-        startedAt,
-        endedAt: dead.updatedAt,
-        dueAt: null,
-        errorTag: "StepDied",
-        error: forPeople(detail)
-      }]
     })
-  }
-
-  let cut: (() => void) | null = null
-  stepFiber.addObserver((exit) => {
-    place.ended = true
-    run.attemptEnded(stepKey)
-    // Once its record is there, how the fiber ends does not matter.
-    if (Exit.isFailure(exit) && !recorded) {
-      if (cut !== null) {
-        run.jot(
-          row({
-            status: "FAILED",
-            output: null,
-            errorTag: null,
-            error: forPeople("cut: the body stopped waiting for this step")
-          })
-        )
-      } else if (!run.closed) {
-        die(exit.cause)
-      }
-    }
-    cut?.()
   })
-
-  return (ended: () => void) => {
-    cut = ended
-    if (stepFiber.unsafePoll() !== null) {
-      ended()
-    } else {
-      stepFiber.unsafeInterruptAsFork(fiber.id())
-    }
-  }
 }
