@@ -13,7 +13,7 @@ import * as Option from "effect/Option"
 import * as Order from "effect/Order"
 import * as RedBlackTree from "effect/RedBlackTree"
 import { StoreRejected } from "./Errors.js"
-import { ChangeHub } from "./internal/changeHub.js"
+import { ChangeHub, changesOf } from "./internal/changeHub.js"
 import { invariant } from "./internal/invariant.js"
 import * as StepStore from "./StepStore.js"
 
@@ -38,13 +38,24 @@ interface Records {
   readonly attempts: HashMap.HashMap<string, StepStore.AttemptRowEncoded>
 }
 
+interface KeptSignal extends StepStore.SignalEncoded {
+  /** Its place in the order of arrival; of no use until it has been sent. */
+  readonly number: number
+  readonly takenBy: string | null
+}
+
+/** By id, in the order of arrival. */
+type Signals = HashMap.HashMap<string, KeptSignal>
+
 /** Immutable, so that a batch that fails half-way leaves nothing behind. */
 interface State {
   readonly runs: HashMap.HashMap<string, StepStore.RunRowEncoded>
   readonly records: HashMap.HashMap<string, Records>
+  /** By run. */
+  readonly signals: HashMap.HashMap<string, Signals>
 }
 
-const empty: State = { runs: HashMap.empty(), records: HashMap.empty() }
+const empty: State = { runs: HashMap.empty(), records: HashMap.empty(), signals: HashMap.empty() }
 
 const noRecords: Records = {
   steps: HashMap.empty(),
@@ -110,6 +121,19 @@ const runOf = (state: State, workflowId: string): StepStore.RunRowEncoded | null
 
 const isOpen = (run: StepStore.RunRowEncoded) => run.status === "PENDING" || run.status === "RUNNING"
 
+const hasEnded = (run: StepStore.RunRowEncoded) =>
+  run.status === "COMPLETED" || run.status === "FAILED" || run.status === "CANCELLED"
+
+const signalsOf = (state: State, workflowId: string): Signals =>
+  Option.getOrElse(HashMap.get(state.signals, workflowId), () => HashMap.empty<string, KeptSignal>())
+
+/** Something has been sent to the run: it has to look, even if it sleeps. */
+const told = (run: StepStore.RunRowEncoded) => ({
+  ...run,
+  inbox: run.inbox + 1,
+  ...(run.status === "SUSPENDED" ? { status: "PENDING", wakeAt: null } : {})
+})
+
 /** The order of databases, which compare the bytes of the text. */
 const byBytes: Order.Order<string> = Order.make((self, that) =>
   Buffer.compare(Buffer.from(self), Buffer.from(that)) as -1 | 0 | 1
@@ -118,6 +142,8 @@ const byBytes: Order.Order<string> = Order.make((self, that) =>
 const byKey = Order.mapInput(byBytes, (row: { readonly stepKey: string }) => row.stepKey)
 
 const byAttempt = Order.combine(byKey, Order.mapInput(Order.number, (row: StepStore.AttemptRow) => row.attempt))
+
+const byArrival = Order.mapInput(Order.number, (signal: KeptSignal) => signal.number)
 
 const byId = Order.mapInput(byBytes, (row: StepStore.RunSummaryEncoded) => row.workflowId)
 
@@ -143,6 +169,8 @@ const toRunSummary = (run: StepStore.RunRowEncoded): StepStore.RunSummaryEncoded
   status: run.status,
   owner: run.owner,
   epoch: run.epoch,
+  wakeAt: run.wakeAt,
+  parent: run.parent,
   createdAt: run.createdAt,
   updatedAt: run.updatedAt,
   endedAt: run.endedAt
@@ -162,17 +190,24 @@ const toStepSummary = (step: StepStore.StepRowEncoded): StepStore.StepSummaryEnc
   updatedAt: step.updatedAt
 })
 
-const toRun = (update: StepStore.RunUpdateEncoded, insert: StepStore.RunInsertEncoded): StepStore.RunRowEncoded => ({
-  workflowId: update.workflowId,
-  generation: update.generation,
+const toRun = (run: StepStore.RunIdentity, insert: StepStore.RunInsertEncoded): StepStore.RunRowEncoded => ({
+  workflowId: run.workflowId,
+  generation: run.generation,
   name: insert.name,
   version: insert.version,
   status: insert.status,
   owner: insert.owner,
-  epoch: update.epoch,
+  epoch: run.epoch,
+  wakeAt: null,
+  parent: insert.parent,
   createdAt: insert.createdAt,
+  begunAt: insert.createdAt,
   updatedAt: insert.createdAt,
   endedAt: null,
+  deadlineAt: insert.deadlineAt,
+  cancelAt: null,
+  inbox: 0,
+  trace: insert.trace,
   stopReason: null,
   fingerprint: insert.fingerprint,
   payload: insert.payload,
@@ -219,6 +254,81 @@ const putAttempt = Effect.fnUntraced(function*(records: Records, row: StepStore.
   return { ...records, attempts: HashMap.set(records.attempts, key, row) }
 })
 
+const takeSignal = Effect.fnUntraced(function*(signals: Signals, { signalId, stepKey }: StepStore.Take) {
+  const signal = Option.getOrNull(HashMap.get(signals, signalId))
+  if (signal === null || signal.sentAt === null || signal.takenBy !== null) {
+    return yield* rejected(
+      `the signal ${JSON.stringify(signalId)} cannot be taken: it has been, or nobody has sent it`
+    )
+  }
+  return HashMap.set(signals, signalId, { ...signal, takenBy: stepKey })
+})
+
+/** What an update of a run's own worker does with signals. */
+const exchange = Effect.fnUntraced(function*(before: State, update: StepStore.RunUpdateEncoded) {
+  const { gives, takes, workflowId } = update
+  let signals = signalsOf(before, workflowId)
+  for (const signal of update.signals) {
+    if (!HashMap.has(signals, signal.signalId)) {
+      signals = HashMap.set(signals, signal.signalId, { ...signal, number: 0, takenBy: null })
+    }
+  }
+  signals = HashMap.map(
+    signals,
+    (signal) => signal.takenBy !== null && gives.includes(signal.takenBy) ? { ...signal, takenBy: null } : signal
+  )
+  for (const take of takes) {
+    signals = yield* takeSignal(signals, take)
+  }
+  return { ...before, signals: HashMap.set(before.signals, workflowId, signals) }
+})
+
+/** What changes in the row of a run that goes on in its next generation. */
+const nextOf = Effect.fnUntraced(
+  function*(run: StepStore.RunRowEncoded, { generation, next }: StepStore.RunUpdateEncoded) {
+    if (next === null) {
+      return {}
+    }
+    if (run.generation !== generation) {
+      return yield* rejected(`generation ${generation} of the run is not its present one`)
+    }
+    const { begunAt, payload, payloadCodec, payloadDigest } = next
+    return { generation: generation + 1, begunAt, payload, payloadCodec, payloadDigest }
+  }
+)
+
+/** What is sent to a run from outside: a signal, or that it is to be cancelled. */
+const deliver = (
+  before: State,
+  update: StepStore.RunUpdateEncoded,
+  run: StepStore.RunRowEncoded
+): readonly [State, StepStore.CommitAnswer<never>] => {
+  const { cancelAt, workflowId } = update
+  const [signal] = update.signals
+  const put = (run: StepStore.RunRowEncoded) => HashMap.set(before.runs, workflowId, run)
+  if (signal === undefined) {
+    if (hasEnded(run) || run.cancelAt !== null) {
+      return [before, { _tag: hasEnded(run) ? "Ended" : "Known" }]
+    }
+    const status = run.status === "STOPPED" ? "SUSPENDED" : run.status
+    const runs = put({ ...told({ ...run, status }), cancelAt, stopReason: null })
+    return [{ ...before, runs }, { _tag: "Accepted" }]
+  }
+  const signals = signalsOf(before, workflowId)
+  const kept = Option.getOrNull(HashMap.get(signals, signal.signalId))
+  if (kept !== null && (kept.sentAt !== null || kept.name !== signal.name)) {
+    return [before, { _tag: "Known" }]
+  }
+  if (hasEnded(run)) {
+    return [before, { _tag: "Ended" }]
+  }
+  const sent = HashMap.set(signals, signal.signalId, { ...signal, number: run.inbox + 1, takenBy: null })
+  return [
+    { ...before, runs: put(told(run)), signals: HashMap.set(before.signals, workflowId, sent) },
+    { _tag: "Accepted" }
+  ]
+}
+
 const make = (namespace: string): StepStore.Encoded => {
   const hub = new ChangeHub()
   const workers = new Set<string>()
@@ -232,9 +342,16 @@ const make = (namespace: string): StepStore.Encoded => {
     if (update.insert !== null && found !== null) {
       return [before, { _tag: "Exists", run: found }] as const
     }
-    const run = update.insert === null ? found : toRun(update, update.insert)
-    if (run === null || run.epoch !== update.epoch) {
+    if (update.epoch === null) {
+      return found === null ? [before, { _tag: "Fenced" }] as const : deliver(before, update, found)
+    }
+    const { epoch, generation, workflowId } = update
+    const run = update.insert === null ? found : toRun({ workflowId, generation, epoch }, update.insert)
+    if (run === null || run.epoch !== epoch) {
       return [before, { _tag: "Fenced" }] as const
+    }
+    if (found !== null && update.inbox !== null && update.inbox !== found.inbox) {
+      return [before, { _tag: "Missed" }] as const
     }
     let records = recordsOf(before, update.workflowId, update.generation)
     for (const stepKey of update.reopen) {
@@ -246,9 +363,17 @@ const make = (namespace: string): StepStore.Encoded => {
     for (const row of update.attempts) {
       records = yield* putAttempt(records, row)
     }
+    let runs = HashMap.set(before.runs, workflowId, { ...run, ...update.patch, ...(yield* nextOf(run, update)) })
+    for (const child of update.children) {
+      if (!HashMap.has(runs, child.workflowId)) {
+        const identity = { workflowId: child.workflowId, generation: 0, epoch: 0 }
+        runs = HashMap.set(runs, child.workflowId, toRun(identity, child.insert))
+      }
+    }
     const after: State = {
-      runs: HashMap.set(before.runs, update.workflowId, { ...run, ...update.patch }),
-      records: HashMap.set(before.records, recordsKey(update.workflowId, update.generation), records)
+      ...(yield* exchange(before, update)),
+      runs,
+      records: HashMap.set(before.records, recordsKey(workflowId, generation), records)
     }
     return [after, { _tag: "Accepted" }] as const
   })
@@ -259,18 +384,22 @@ const make = (namespace: string): StepStore.Encoded => {
       invariant(new Set(batch.map((update) => update.workflowId)).size === batch.length, "a run stands in a batch once")
       return Effect.runSyncExit(Effect.gen(function*() {
         const answers: Array<StepStore.CommitAnswer<StepStore.RunRowEncoded>> = []
-        const written: Array<string> = []
+        const written: Array<StepStore.RunUpdateEncoded> = []
         let next = state
         for (const update of batch) {
           const [after, answer] = yield* apply(next, update)
           if (answer._tag === "Accepted") {
-            written.push(update.workflowId)
+            written.push(update)
           }
           next = after
           answers.push(answer)
         }
-        state = next
-        hub.publish(written)
+        const tells = new Set(written.flatMap((update) => update.tells))
+        state = {
+          ...next,
+          runs: Array.from(tells).reduce((runs, workflowId) => HashMap.modify(runs, workflowId, told), next.runs)
+        }
+        hub.publish(changesOf(written))
         return answers
       }))
     })
@@ -281,8 +410,9 @@ const make = (namespace: string): StepStore.Encoded => {
       const dead = new Set(options.dead)
       const claimed = Array.from(HashMap.values(state.runs))
         .filter((run) =>
-          isOpen(run) &&
-          (run.owner === null || dead.has(run.owner)) &&
+          (isOpen(run)
+            ? run.owner === null || dead.has(run.owner)
+            : run.status === "SUSPENDED" && run.wakeAt !== null && run.wakeAt <= options.at) &&
           (names === null || names.includes(run.name)) &&
           (options.workflowId === null || options.workflowId === run.workflowId)
         )
@@ -293,13 +423,14 @@ const make = (namespace: string): StepStore.Encoded => {
           owner: options.worker,
           epoch: run.epoch + 1,
           status: "RUNNING",
+          wakeAt: null,
           updatedAt: options.at
         }))
       state = {
         ...state,
         runs: claimed.reduce((runs, run) => HashMap.set(runs, run.workflowId, run), state.runs)
       }
-      hub.publish(claimed.map((run) => run.workflowId))
+      hub.publish({ runs: claimed.map((run) => run.workflowId), mail: [] })
       return claimed
     })
 
@@ -322,6 +453,49 @@ const make = (namespace: string): StepStore.Encoded => {
     commit,
     claim,
     run: (workflowId) => read((state) => runOf(state, workflowId)),
+    ended: (workflowIds) =>
+      read((state) =>
+        workflowIds.flatMap((workflowId) => {
+          const run = runOf(state, workflowId)
+          return run !== null && hasEnded(run) ? [run] : []
+        })
+      ),
+    inboxes: (workflowIds) =>
+      read((state) =>
+        workflowIds.flatMap((workflowId) => {
+          const run = runOf(state, workflowId)
+          return run === null ? [] : [{ workflowId, version: run.inbox }]
+        })
+      ),
+    mail: (workflowId, limit) =>
+      read((state) => {
+        const run = runOf(state, workflowId)
+        return run === null ? null : {
+          inbox: run.inbox,
+          cancelAt: run.cancelAt,
+          signals: Array.from(HashMap.values(signalsOf(state, workflowId)))
+            .filter((signal) => signal.sentAt !== null && signal.takenBy === null)
+            .sort(byArrival)
+            .slice(0, limit)
+        }
+      }),
+    token: (token) =>
+      read((state) => {
+        for (const [workflowId, signals] of state.signals) {
+          const signal = Option.getOrNull(HashMap.get(signals, token))
+          if (signal !== null) {
+            return { workflowId, name: signal.name }
+          }
+        }
+        return null
+      }),
+    nextWake: (names) =>
+      read((state) => {
+        const times = Array.from(HashMap.values(state.runs)).flatMap((run) =>
+          run.status === "SUSPENDED" && run.wakeAt !== null && names.includes(run.name) ? [run.wakeAt] : []
+        )
+        return times.length === 0 ? null : times.reduce((least, time) => Math.min(least, time))
+      }),
     history: (workflowId, generation, page) => read((state) => history(state, workflowId, generation, page)),
     unfinished: (workflowId, generation) =>
       read((state) =>

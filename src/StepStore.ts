@@ -79,6 +79,10 @@ export interface RunSummary {
   readonly owner: string | null
   /** Grows with each claim; every write names the epoch it was made under. */
   readonly epoch: number
+  /** When a SUSPENDED run goes on by itself; `null` if only something from outside wakes it. */
+  readonly wakeAt: number | null
+  /** The run that this one is a child of. */
+  readonly parent: string | null
   readonly createdAt: number
   readonly updatedAt: number
   readonly endedAt: number | null
@@ -92,11 +96,24 @@ export interface RunSummary {
  */
 export interface RunRow extends RunSummary {
   readonly stopReason: StopReason | null
+  /** When the present generation began. */
+  readonly begunAt: number
+  /** When the run is cancelled, wherever it is then. */
+  readonly deadlineAt: number | null
+  /** When somebody asked for its cancellation. */
+  readonly cancelAt: number | null
+  /** Grows with everything that is sent to the run: a signal, the end of a child, a cancellation. */
+  readonly inbox: number
+  /** Where in a trace the run began, as JSON text. */
+  readonly trace: string | null
   /** Tells whether two payloads are the same. */
   readonly fingerprint: string
   /** JSON text; `null` stands for no payload. */
   readonly payload: string | null
-  /** JSON text of the success of a COMPLETED run, or of the typed error of a FAILED one; `null` stands for `undefined`. */
+  /**
+   * JSON text of the success of a COMPLETED run, of the typed error of a FAILED one, or of the reason of a CANCELLED one; `null`
+   * stands for `undefined`.
+   */
   readonly outcome: string | null
 }
 
@@ -181,13 +198,91 @@ export interface RunInsert {
   /** `RUNNING` if it is claimed as it is created, `PENDING` if not. */
   readonly status: RunStatus
   readonly owner: string | null
+  readonly parent: string | null
+  readonly deadlineAt: number | null
+  readonly trace: string | null
   readonly fingerprint: string
   readonly payload: string | null
   readonly createdAt: number
 }
 
 /**
- * What changes in the row of a run. The payload never does.
+ * A run to be created beside an update of another one: its child.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface ChildInsert {
+  readonly workflowId: string
+  readonly insert: RunInsert
+}
+
+/**
+ * Something sent to a run. Times are epoch milliseconds.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface Signal {
+  /** The sender's idempotency key, or a token of the run's own: the same is taken once. */
+  readonly signalId: string
+  readonly name: string
+  /** `null` reserves the id: the run has given it away as a token, and nobody has answered it yet. */
+  readonly sentAt: number | null
+  /** JSON text; `null` stands for `undefined`. */
+  readonly value: string | null
+}
+
+/**
+ * A signal that answers an operation of its run, and no other from then on.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface Take {
+  readonly signalId: string
+  readonly stepKey: string
+}
+
+/**
+ * What waits to be noticed by a run.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface Mail {
+  /** The version of the inbox that this is. */
+  readonly inbox: number
+  readonly cancelAt: number | null
+  /** Signals that were sent and that no operation has taken, in the order of their arrival. */
+  readonly signals: ReadonlyArray<Signal>
+}
+
+/**
+ * Who has given a token away.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface TokenOwner {
+  readonly workflowId: string
+  /** The name of the signal. */
+  readonly name: string
+}
+
+/**
+ * Which version the inbox of a run has.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface Inbox {
+  readonly workflowId: string
+  readonly version: number
+}
+
+/**
+ * What changes in the row of a run. The payload does only with the generation.
  *
  * @since 0.1.0
  * @category models
@@ -196,13 +291,31 @@ export interface RunPatch {
   readonly status: RunStatus
   readonly owner: string | null
   readonly stopReason: StopReason | null
+  readonly wakeAt: number | null
   readonly outcome: string | null
   readonly updatedAt: number
   readonly endedAt: number | null
 }
 
 /**
+ * Begins the next generation of a run, with a history of its own.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface NextGeneration {
+  /** The name and the fingerprint of the run, which stay. */
+  readonly name: string
+  readonly fingerprint: string
+  readonly payload: string | null
+  readonly begunAt: number
+}
+
+/**
  * The one shape of a write: an update of a run, under the epoch that the writer holds.
+ *
+ * An update of no epoch comes from outside, from whoever knows the id of the run: it holds `signals`, or `cancelAt`, and nothing else.
+ * What it brings grows the version of the inbox, and makes a SUSPENDED run PENDING.
  *
  * @since 0.1.0
  * @category models
@@ -210,16 +323,31 @@ export interface RunPatch {
 export interface RunUpdate {
   readonly workflowId: string
   readonly generation: number
-  /** The update is refused unless the run is in this epoch. */
-  readonly epoch: number
+  /** The update is refused unless the run is in this epoch; `null` comes from outside, and is refused by a run that has ended. */
+  readonly epoch: number | null
+  /** Given: the update is refused if something that this version of the inbox does not count has been sent to the run. */
+  readonly inbox: number | null
   /** Given: create the run in `epoch`; one that exists already is answered with `Exists`, and nothing else is done. */
   readonly insert: RunInsert | null
   readonly patch: RunPatch | null
+  /** Given: the run goes on in its next generation. */
+  readonly next: NextGeneration | null
+  /** From outside: when the cancellation of the run was asked for. The first request counts. A STOPPED run becomes PENDING. */
+  readonly cancelAt: number | null
   /** Keys of final FAILED steps that no longer answer a replay, so that they run again. */
   readonly reopen: ReadonlyArray<string>
   /** Inserted, or put in place of a row of the same key that is not final. */
   readonly steps: ReadonlyArray<StepRow>
   readonly attempts: ReadonlyArray<AttemptRow>
+  /** From outside: sent to the run. From its own worker: ids reserved for answers. */
+  readonly signals: ReadonlyArray<Signal>
+  readonly takes: ReadonlyArray<Take>
+  /** Keys of operations that give back what they took. */
+  readonly gives: ReadonlyArray<string>
+  /** Children to create; one that exists already is left as it is. */
+  readonly children: ReadonlyArray<ChildInsert>
+  /** Runs to be told of this update: the version of their inbox grows, and a SUSPENDED one becomes PENDING. */
+  readonly tells: ReadonlyArray<string>
 }
 
 /**
@@ -228,7 +356,11 @@ export interface RunUpdate {
  * @since 0.1.0
  * @category models
  */
-export type RunIdentity = Pick<RunUpdate, "workflowId" | "generation" | "epoch">
+export interface RunIdentity {
+  readonly workflowId: string
+  readonly generation: number
+  readonly epoch: number
+}
 
 /**
  * What became of one update of a batch.
@@ -240,11 +372,18 @@ export type CommitAnswer<Row = Either.Either<RunRow, StoreError>> =
   | { readonly _tag: "Accepted" }
   /** The run is in another epoch, or gone: nothing of this update was written. */
   | { readonly _tag: "Fenced" }
+  /** Something has been sent to the run meanwhile: nothing of this update was written. */
+  | { readonly _tag: "Missed" }
+  /** From outside: the run has ended, and nothing was written. */
+  | { readonly _tag: "Ended" }
+  /** From outside: all of its signals were there before, and nothing was written. */
+  | { readonly _tag: "Known" }
   /** The run to create is there already: nothing of this update was written. Its row, or why that cannot be read. */
   | { readonly _tag: "Exists"; readonly run: Row }
 
 /**
- * Which runs to take over. PENDING and RUNNING ones are taken, if nobody owns them or their owner is in `dead`.
+ * Which runs to take over. PENDING and RUNNING ones are taken, if nobody owns them or their owner is in `dead`; and SUSPENDED ones
+ * whose time has come.
  *
  * @since 0.1.0
  * @category models
@@ -293,6 +432,8 @@ export interface SharedClient {
    * transaction has ended. Fails with `StoreBusy` if the transaction has read what others have changed since: it must be begun anew.
    */
   readonly insert: (run: RunIdentity, row: RunInsert) => Effect.Effect<CommitAnswer, StoreError>
+  /** Sends a signal as part of that transaction; the run is told when it has ended. */
+  readonly send: (workflowId: string, signal: Signal) => Effect.Effect<CommitAnswer, StoreError>
   /** Whether this is that client. */
   readonly is: (client: SqlClient) => boolean
   /** Records a step in one transaction of that client with what an effect writes. */
@@ -337,12 +478,12 @@ export interface WorkerInfo {
 }
 
 /**
- * Something happened to these runs; `null` if it is not known to which.
+ * Something happened to `runs`, and something was sent to those in `mail`; `null` if it is not known to which.
  *
  * @since 0.1.0
  * @category models
  */
-export type Change = ReadonlyArray<string> | null
+export type Change = { readonly runs: ReadonlyArray<string>; readonly mail: ReadonlyArray<string> } | null
 
 /**
  * A page of a listing: what comes after the given key, in its order.
@@ -385,6 +526,11 @@ export interface RunSummaryEncoded extends Omit<RunSummary, "status"> {
 export interface RunRowEncoded extends RunSummaryEncoded {
   /** JSON text. */
   readonly stopReason: string | null
+  readonly begunAt: number
+  readonly deadlineAt: number | null
+  readonly cancelAt: number | null
+  readonly inbox: number
+  readonly trace: string | null
   readonly fingerprint: string
   readonly payload: string | null
   readonly payloadCodec: string | null
@@ -425,6 +571,38 @@ export interface AttemptRowEncoded extends AttemptRow, Stamp {}
  * @since 0.1.0
  * @category encoded
  */
+export interface SignalEncoded extends Signal, Stamp {}
+
+/**
+ * @since 0.1.0
+ * @category encoded
+ */
+export interface MailEncoded extends Omit<Mail, "signals"> {
+  readonly signals: ReadonlyArray<SignalEncoded>
+}
+
+/**
+ * @since 0.1.0
+ * @category encoded
+ */
+export interface NextGenerationEncoded extends NextGeneration {
+  readonly payloadCodec: string | null
+  readonly payloadDigest: string | null
+}
+
+/**
+ * @since 0.1.0
+ * @category encoded
+ */
+export interface ChildInsertEncoded {
+  readonly workflowId: string
+  readonly insert: RunInsertEncoded
+}
+
+/**
+ * @since 0.1.0
+ * @category encoded
+ */
 export interface RunInsertEncoded extends Omit<RunInsert, "status"> {
   readonly status: string
   readonly payloadCodec: string | null
@@ -446,11 +624,16 @@ export interface RunPatchEncoded extends Omit<RunPatch, "status" | "stopReason">
  * @since 0.1.0
  * @category encoded
  */
-export interface RunUpdateEncoded extends Omit<RunUpdate, "insert" | "patch" | "steps" | "attempts"> {
+export interface RunUpdateEncoded
+  extends Omit<RunUpdate, "insert" | "patch" | "next" | "steps" | "attempts" | "signals" | "children">
+{
   readonly insert: RunInsertEncoded | null
   readonly patch: RunPatchEncoded | null
+  readonly next: NextGenerationEncoded | null
   readonly steps: ReadonlyArray<StepRowEncoded>
   readonly attempts: ReadonlyArray<AttemptRowEncoded>
+  readonly signals: ReadonlyArray<SignalEncoded>
+  readonly children: ReadonlyArray<ChildInsertEncoded>
 }
 
 /**
@@ -464,6 +647,10 @@ export interface SharedClientEncoded {
   readonly insert: (
     run: RunIdentity,
     row: RunInsertEncoded
+  ) => Effect.Effect<CommitAnswer<RunRowEncoded>, StoreError>
+  readonly send: (
+    workflowId: string,
+    signal: SignalEncoded
   ) => Effect.Effect<CommitAnswer<RunRowEncoded>, StoreError>
   readonly is: (client: SqlClient) => boolean
   /**
@@ -506,8 +693,8 @@ export interface Encoded {
   readonly sharedClient: SharedClientEncoded | null
   /**
    * Applies a batch in one transaction, and answers for each update in turn. A run stands in a batch at most once. An
-   * update that is fenced off or finds its run there already leaves the others alone. A step that would overwrite a final
-   * row fails the batch with `StoreRejected`.
+   * update that is not accepted leaves the others alone. What comes from outside holds one signal or a `cancelAt`. A step that would
+   * overwrite a final row, and a signal that cannot be taken, fail the batch with `StoreRejected`.
    */
   readonly commit: (
     batch: ReadonlyArray<RunUpdateEncoded>
@@ -515,6 +702,16 @@ export interface Encoded {
   /** Makes the worker the owner of runs, each in a new epoch, and answers their rows as they are then, oldest first. */
   readonly claim: (options: ClaimOptions) => Effect.Effect<ReadonlyArray<RunRowEncoded>, StoreError>
   readonly run: (workflowId: string) => Effect.Effect<RunRowEncoded | null, StoreError>
+  /** The runs among these that have ended: COMPLETED, FAILED or CANCELLED. */
+  readonly ended: (workflowIds: ReadonlyArray<string>) => Effect.Effect<ReadonlyArray<RunRowEncoded>, StoreError>
+  /** The versions of the inboxes of these runs; there is none for a run that is gone. */
+  readonly inboxes: (workflowIds: ReadonlyArray<string>) => Effect.Effect<ReadonlyArray<Inbox>, StoreError>
+  /** What waits to be noticed by a run, at most so many signals; `null` if there is no such run. */
+  readonly mail: (workflowId: string, limit: number) => Effect.Effect<MailEncoded | null, StoreError>
+  /** The run that has given this token away, and the name of the signal that it waits for. */
+  readonly token: (token: string) => Effect.Effect<TokenOwner | null, StoreError>
+  /** When the first SUSPENDED run of these workflows goes on by itself, in epoch milliseconds; `null` if none does. */
+  readonly nextWake: (names: ReadonlyArray<string>) => Effect.Effect<number | null, StoreError>
   /** Final rows in the order of their positions. */
   readonly history: (
     workflowId: string,
@@ -592,6 +789,20 @@ export class StepStore extends Context.Tag("perdure/StepStore")<StepStore, {
   /** Takes over runs that nobody owns or whose owner is dead; every earlier claim on them is dead from then on. */
   readonly claim: (options: ClaimOptions) => Effect.Effect<ReadonlyArray<Claimed>, StoreError>
   readonly run: (workflowId: string) => Effect.Effect<Option.Option<RunRow>, StoreError>
+  /** The runs among these that have ended; damage to one leaves the others readable. */
+  readonly ended: (
+    workflowIds: ReadonlyArray<string>
+  ) => Effect.Effect<
+    ReadonlyArray<{ readonly workflowId: string; readonly run: Either.Either<RunRow, StoreError> }>,
+    StoreError
+  >
+  readonly inboxes: (workflowIds: ReadonlyArray<string>) => Effect.Effect<ReadonlyArray<Inbox>, StoreError>
+  /** What waits to be noticed by a run, at most so many signals. */
+  readonly mail: (workflowId: string, limit: number) => Effect.Effect<Option.Option<Mail>, StoreError>
+  /** Who has given a token away. */
+  readonly token: (token: string) => Effect.Effect<Option.Option<TokenOwner>, StoreError>
+  /** When the first SUSPENDED run of these workflows goes on by itself, in epoch milliseconds. */
+  readonly nextWake: (names: ReadonlyArray<string>) => Effect.Effect<Option.Option<number>, StoreError>
   /** The outcomes of a run in the order of recording, a page at a time. */
   readonly history: (
     workflowId: string,
@@ -648,6 +859,8 @@ const stepDigest = (step: Omit<StepRowEncoded, "digest">) =>
     step.output,
     step.error
   ])
+
+const signalDigest = (row: Omit<SignalEncoded, "digest">) => digest([row.signalId, row.name, row.codec, row.value])
 
 const attemptDigest = (row: Omit<AttemptRowEncoded, "digest">) =>
   digest([row.stepKey, row.attempt, row.endedAt, row.dueAt, row.codec, row.errorTag, row.error])
@@ -727,20 +940,43 @@ const lift = (encoded: Encoded, codec: PayloadCodecShape): StepStore["Type"] => 
     return { ...insert, payload, payloadCodec, payloadDigest: payloadDigest(insert, payloadCodec, payload) }
   }
 
+  const sealNext = (next: NextGeneration, payload: string | null): NextGenerationEncoded => {
+    const payloadCodec = nameFor(payload)
+    return { ...next, payload, payloadCodec, payloadDigest: payloadDigest(next, payloadCodec, payload) }
+  }
+
+  const sealSignal = (signal: Signal, value: string | null): SignalEncoded => {
+    const coded = { ...signal, value, codec: nameFor(value) }
+    return { ...coded, digest: signalDigest(coded) }
+  }
+
+  interface Sealed {
+    readonly payload: string | null
+    readonly outcome: string | null
+    readonly next: string | null
+    readonly steps: ReadonlyArray<StepRowEncoded>
+    readonly attempts: ReadonlyArray<AttemptRowEncoded>
+    readonly signals: ReadonlyArray<SignalEncoded>
+    readonly children: ReadonlyArray<ChildInsertEncoded>
+  }
+
   const toUpdate = (
     update: RunUpdate,
-    payload: string | null,
-    outcome: string | null,
-    steps: ReadonlyArray<StepRowEncoded>,
-    attempts: ReadonlyArray<AttemptRowEncoded>
+    { attempts, children, next, outcome, payload, signals, steps }: Sealed
   ): RunUpdateEncoded => {
     const outcomeCodec = nameFor(outcome)
     return {
       workflowId: update.workflowId,
       generation: update.generation,
       epoch: update.epoch,
+      inbox: update.inbox,
+      cancelAt: update.cancelAt,
       reopen: update.reopen,
+      takes: update.takes,
+      gives: update.gives,
+      tells: update.tells,
       insert: update.insert === null ? null : sealInsert(update.insert, payload),
+      next: update.next === null ? null : sealNext(update.next, next),
       patch: update.patch === null ? null : {
         ...update.patch,
         stopReason: update.patch.stopReason === null ? null : encodeStopReason(update.patch.stopReason),
@@ -749,7 +985,9 @@ const lift = (encoded: Encoded, codec: PayloadCodecShape): StepStore["Type"] => 
         outcomeDigest: outcomeDigest(update.patch.status, outcomeCodec, outcome)
       },
       steps,
-      attempts
+      attempts,
+      signals,
+      children
     }
   }
 
@@ -760,21 +998,26 @@ const lift = (encoded: Encoded, codec: PayloadCodecShape): StepStore["Type"] => 
 
   // The identity codec is the common one, and this is the hot path: no Effect for each update there.
   const sealPlain = (update: RunUpdate): RunUpdateEncoded =>
-    toUpdate(
-      update,
-      update.insert?.payload ?? null,
-      update.patch?.outcome ?? null,
-      update.steps.map((step) => sealStep(update.workflowId, step, step.output, step.error)),
-      update.attempts.map((row) => attempt(row, row.error))
-    )
+    toUpdate(update, {
+      payload: update.insert?.payload ?? null,
+      outcome: update.patch?.outcome ?? null,
+      next: update.next?.payload ?? null,
+      steps: update.steps.map((step) => sealStep(update.workflowId, step, step.output, step.error)),
+      attempts: update.attempts.map((row) => attempt(row, row.error)),
+      signals: update.signals.map((signal) => sealSignal(signal, signal.value)),
+      children: update.children.map(({ insert, workflowId }) => ({
+        workflowId,
+        insert: sealInsert(insert, insert.payload)
+      }))
+    })
 
   const sealCoded = Effect.fnUntraced(function*(update: RunUpdate) {
     const id = update.workflowId
-    return toUpdate(
-      update,
-      yield* seal(id, update.insert?.payload ?? null),
-      yield* seal(id, update.patch?.outcome ?? null),
-      yield* Effect.forEach(
+    return toUpdate(update, {
+      payload: yield* seal(id, update.insert?.payload ?? null),
+      outcome: yield* seal(id, update.patch?.outcome ?? null),
+      next: yield* seal(id, update.next?.payload ?? null),
+      steps: yield* Effect.forEach(
         update.steps,
         (step) =>
           Effect.zipWith(
@@ -783,11 +1026,20 @@ const lift = (encoded: Encoded, codec: PayloadCodecShape): StepStore["Type"] => 
             (output, error) => sealStep(id, step, output, error)
           )
       ),
-      yield* Effect.forEach(
+      attempts: yield* Effect.forEach(
         update.attempts,
         (row) => Effect.map(seal(id, row.error), (error) => attempt(row, error))
+      ),
+      signals: yield* Effect.forEach(
+        update.signals,
+        (signal) => Effect.map(seal(id, signal.value), (value) => sealSignal(signal, value))
+      ),
+      children: yield* Effect.forEach(
+        update.children,
+        ({ insert, workflowId }) =>
+          Effect.map(seal(id, insert.payload), (payload) => ({ workflowId, insert: sealInsert(insert, payload) }))
       )
-    )
+    })
   })
 
   const sealAll = (batch: ReadonlyArray<RunUpdate>): Effect.Effect<ReadonlyArray<RunUpdateEncoded>, StoreError> =>
@@ -826,9 +1078,16 @@ const lift = (encoded: Encoded, codec: PayloadCodecShape): StepStore["Type"] => 
       status: summary.status,
       owner: summary.owner,
       epoch: summary.epoch,
+      wakeAt: summary.wakeAt,
+      parent: summary.parent,
       createdAt: summary.createdAt,
       updatedAt: summary.updatedAt,
       endedAt: summary.endedAt,
+      begunAt: row.begunAt,
+      deadlineAt: row.deadlineAt,
+      cancelAt: row.cancelAt,
+      inbox: row.inbox,
+      trace: row.trace,
       fingerprint: row.fingerprint,
       stopReason: yield* openStopReason(row),
       payload: yield* open(row.workflowId, row.payload, row.payloadCodec),
@@ -870,6 +1129,23 @@ const lift = (encoded: Encoded, codec: PayloadCodecShape): StepStore["Type"] => 
     return step
   })
 
+  const openSignal = (workflowId: string, row: SignalEncoded): Effect.Effect<Signal, StoreError> =>
+    row.digest === signalDigest(row)
+      ? Effect.map(open(workflowId, row.value, row.codec), (value): Signal => ({
+        signalId: row.signalId,
+        name: row.name,
+        sentAt: row.sentAt,
+        value
+      }))
+      : Effect.fail(damaged(workflowId, `the signal ${JSON.stringify(row.signalId)} does not match its digest`))
+
+  const openMail = (workflowId: string, mail: MailEncoded): Effect.Effect<Mail, StoreError> =>
+    Effect.map(Effect.forEach(mail.signals, (row) => openSignal(workflowId, row)), (signals) => ({
+      inbox: mail.inbox,
+      cancelAt: mail.cancelAt,
+      signals
+    }))
+
   /** The batch is written by now: what is wrong with a row that was there already must not fail the others. */
   const openAnswer = (answer: CommitAnswer<RunRowEncoded>): Effect.Effect<CommitAnswer> =>
     answer._tag === "Exists"
@@ -888,6 +1164,11 @@ const lift = (encoded: Encoded, codec: PayloadCodecShape): StepStore["Type"] => 
     insert: (run, row) =>
       seal(run.workflowId, row.payload).pipe(
         Effect.flatMap((payload) => client.insert(run, sealInsert(row, payload))),
+        Effect.flatMap(openAnswer)
+      ),
+    send: (workflowId, signal) =>
+      seal(workflowId, signal.value).pipe(
+        Effect.flatMap((value) => client.send(workflowId, sealSignal(signal, value))),
         Effect.flatMap(openAnswer)
       ),
     is: client.is,
@@ -944,6 +1225,19 @@ const lift = (encoded: Encoded, codec: PayloadCodecShape): StepStore["Type"] => 
         encoded.run(workflowId),
         (row) => row === null ? Effect.succeedNone : Effect.asSome(openRun(row))
       )),
+    ended: (workflowIds) =>
+      openAll(
+        encoded.ended(workflowIds),
+        (row) => Effect.map(Effect.either(openRun(row)), (run) => ({ workflowId: row.workflowId, run }))
+      ),
+    inboxes: (workflowIds) => withoutTransaction(encoded.inboxes(workflowIds)),
+    mail: (workflowId, limit) =>
+      withoutTransaction(Effect.flatMap(
+        encoded.mail(workflowId, limit),
+        (mail) => mail === null ? Effect.succeedNone : Effect.asSome(openMail(workflowId, mail))
+      )),
+    token: (token) => withoutTransaction(Effect.map(encoded.token(token), Option.fromNullable)),
+    nextWake: (names) => withoutTransaction(Effect.map(encoded.nextWake(names), Option.fromNullable)),
     history: (workflowId, generation, page) =>
       openAll(encoded.history(workflowId, generation, page), (row) => openStep(workflowId, row)),
     unfinished: (workflowId, generation) =>

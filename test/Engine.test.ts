@@ -1007,6 +1007,7 @@ describe.each(stores)("Engine (%s)", (_, store) => {
         status: "COMPLETED",
         owner: null,
         stopReason: null,
+        wakeAt: null,
         outcome: JSON.stringify(outcome),
         updatedAt: 0,
         endedAt: 0

@@ -64,6 +64,15 @@ const hostile = FastCheck.oneof(
   FastCheck.constantFrom("'", "\"", "';--", "%", "_", "\\", "null", "0", "\u{10ffff}", "\ue000", " ")
 ).filter((text) => wellFormed(text) && Buffer.byteLength(text) <= 256)
 
+const children = ["~child/1", "~child/2"]
+
+/** A token is random, so no two runs have the same. */
+const withOwnTokens = (update: StepStore.RunUpdate): StepStore.RunUpdate => {
+  const own = <Row extends { readonly signalId: string }>(row: Row): Row =>
+    row.signalId === "~token" ? { ...row, signalId: `~token ${update.workflowId}` } : row
+  return { ...update, signals: update.signals.map(own), takes: update.takes.map(own) }
+}
+
 /** Commands about a few runs, so that they meet. */
 const commands = FastCheck.tuple(
   FastCheck.uniqueArray(hostile, { minLength: 3, maxLength: 3 }),
@@ -78,6 +87,9 @@ const commands = FastCheck.tuple(
     version: FastCheck.option(hostile),
     status: FastCheck.constantFrom<StepStore.RunStatus>("PENDING", "RUNNING"),
     owner,
+    parent: FastCheck.option(id),
+    deadlineAt: FastCheck.option(small),
+    trace: FastCheck.option(hostile),
     fingerprint: hostile,
     payload: text,
     createdAt: small
@@ -88,6 +100,7 @@ const commands = FastCheck.tuple(
     stopReason: FastCheck.option(
       hostile.map((detail) => new Errors.BodyDied({ workflowId: "x", detail, unwinding: [] }))
     ),
+    wakeAt: FastCheck.option(small),
     outcome: text,
     updatedAt: small,
     endedAt: FastCheck.option(small)
@@ -119,6 +132,24 @@ const commands = FastCheck.tuple(
     errorTag: FastCheck.option(hostile),
     error: FastCheck.json({ maxDepth: 1 })
   })
+  /** Of its own worker a run reserves tokens only. */
+  const reserved = FastCheck.record({
+    signalId: FastCheck.constant("~token"),
+    name: FastCheck.constantFrom("go", "stop"),
+    sentAt: FastCheck.constant(null),
+    value: FastCheck.constant(null)
+  })
+  const signal = FastCheck.record({
+    signalId: FastCheck.constantFrom("key", "other", "~token"),
+    name: FastCheck.constantFrom("go", "stop"),
+    sentAt: FastCheck.constant(null),
+    value: text
+  })
+  const some = <A>(arbitrary: FastCheck.Arbitrary<A>) =>
+    FastCheck.oneof({ weight: 4, arbitrary: FastCheck.constant<Array<A>>([]) }, {
+      weight: 1,
+      arbitrary: FastCheck.array(arbitrary, { maxLength: 2 })
+    })
   const rare = <A>(arbitrary: FastCheck.Arbitrary<A>) => FastCheck.option(arbitrary, { freq: 1 })
   const oneOf = FastCheck.record({
     workflowId: id,
@@ -134,8 +165,31 @@ const commands = FastCheck.tuple(
     attempts: FastCheck.oneof({ weight: 3, arbitrary: FastCheck.constant<Array<StepStore.AttemptRow>>([]) }, {
       weight: 1,
       arbitrary: FastCheck.array(attempt, { maxLength: 2 })
-    })
-  })
+    }),
+    inbox: FastCheck.option(FastCheck.nat({ max: 2 }), { freq: 1 }),
+    next: rare(FastCheck.record({
+      name: FastCheck.constantFrom(...owners),
+      fingerprint: hostile,
+      payload: text,
+      begunAt: small
+    })),
+    cancelAt: FastCheck.constant(null),
+    signals: some(reserved),
+    takes: some(FastCheck.record({
+      signalId: FastCheck.constantFrom("key", "other", "~token"),
+      stepKey: FastCheck.constantFrom("0", "1")
+    })),
+    gives: some(FastCheck.constantFrom("0", "1")),
+    children: some(FastCheck.record({ workflowId: FastCheck.constantFrom(...children), insert: run })),
+    tells: some(FastCheck.oneof(id, FastCheck.constantFrom(...children)))
+  }).map(withOwnTokens)
+  const fromOutside: FastCheck.Arbitrary<StepStore.RunUpdate> = FastCheck.tuple(
+    id,
+    FastCheck.oneof(
+      FastCheck.record({ cancelAt: small }),
+      FastCheck.tuple(signal, small).map(([signal, sentAt]) => ({ signals: [{ ...signal, sentAt }] }))
+    )
+  ).map(([workflowId, rest]) => withOwnTokens(update(workflowId, { epoch: null, ...rest })))
   const claim = FastCheck.record({
     worker: FastCheck.constantFrom(...owners),
     names: FastCheck.option(FastCheck.subarray(owners)),
@@ -147,13 +201,28 @@ const commands = FastCheck.tuple(
   const command: FastCheck.Arbitrary<Command> = FastCheck.oneof(
     {
       weight: 8,
-      arbitrary: FastCheck.uniqueArray(oneOf, { maxLength: 3, selector: (update) => update.workflowId })
+      arbitrary: FastCheck.uniqueArray(
+        FastCheck.oneof({ weight: 2, arbitrary: oneOf }, { weight: 1, arbitrary: fromOutside }),
+        {
+          maxLength: 3,
+          selector: (update) => update.workflowId
+        }
+      )
         .map((batch): Command => ({ _tag: "Commit", batch }))
     },
     { weight: 3, arbitrary: claim.map((options): Command => ({ _tag: "Claim", options })) },
     { weight: 1, arbitrary: FastCheck.constantFrom(...owners).map((id): Command => ({ _tag: "Register", id })) }
   )
   return FastCheck.tuple(FastCheck.constant(ids), FastCheck.array(command, { maxLength: 25 }))
+})
+
+const byId = (self: { readonly workflowId: string }, that: { readonly workflowId: string }) =>
+  self.workflowId < that.workflowId ? -1 : 1
+
+/** Another payload than that of its row damages a run; each store says so in its own words. */
+const named = <Row extends { readonly run: Either.Either<StepStore.RunRow, Errors.StoreError> }>(row: Row) => ({
+  ...row,
+  run: Either.mapLeft(row.run, (error) => error._tag)
 })
 
 /** The answers to the commands, then everything that can be read; errors by their names. */
@@ -164,9 +233,14 @@ const transcript = (ids: ReadonlyArray<string>, commands: ReadonlyArray<Command>
     const registered = new Set<string>()
     for (const command of commands) {
       if (command._tag === "Commit") {
-        said.push(Either.mapLeft(yield* Effect.either(store.commit(command.batch)), (error) => error._tag))
+        said.push(
+          Either.mapBoth(yield* Effect.either(store.commit(command.batch)), {
+            onLeft: (error) => error._tag,
+            onRight: (answers) => answers.map((answer) => answer._tag === "Exists" ? named(answer) : answer)
+          })
+        )
       } else if (command._tag === "Claim") {
-        said.push(yield* store.claim(command.options))
+        said.push((yield* store.claim(command.options)).map(named))
       } else if (!registered.has(command.id)) {
         registered.add(command.id)
         yield* store.register({ id: command.id, host: "here", pid: 1, startedAt: 1 })
@@ -174,8 +248,13 @@ const transcript = (ids: ReadonlyArray<string>, commands: ReadonlyArray<Command>
       said.push([...(yield* store.dead)].sort())
     }
     said.push(yield* store.runs(everything))
-    for (const id of ids) {
-      said.push(yield* store.run(id))
+    said.push([...(yield* store.ended(ids))].sort(byId).map(named))
+    said.push([...(yield* store.inboxes(ids))].sort(byId))
+    said.push(yield* Effect.forEach(ids, (id) => store.token(`~token ${id}`)))
+    said.push(yield* store.nextWake(ids))
+    for (const id of [...ids, ...children]) {
+      said.push(Either.mapLeft(yield* Effect.either(store.run(id)), (error) => error._tag))
+      said.push(yield* store.mail(id, 2))
       for (const generation of [0, 1]) {
         said.push(yield* store.history(id, generation, everything))
         said.push(yield* store.unfinished(id, generation))

@@ -1,6 +1,7 @@
 import { describe, expect, it } from "@effect/vitest"
 import { Cause, Context, Deferred, Effect, Exit, Fiber, FiberRef, Layer, Option, Schema, TestClock } from "effect"
 import { Branch, Step, StepStore, Workflow } from "perdure"
+import { newRun, patch, update } from "./suites/rows.js"
 import {
   attemptsOf,
   eventually,
@@ -67,34 +68,12 @@ const refusedIds: ReadonlyArray<readonly [what: string, id: string, says: string
 const plant = (workflowId: string, insert: Partial<StepStore.RunInsert>, rest: Partial<StepStore.RunUpdate> = {}) =>
   Effect.flatMap(StepStore.StepStore, (store) =>
     store.commit([{
-      workflowId,
-      generation: 0,
-      epoch: 1,
-      insert: {
-        name: "job",
-        version: null,
-        status: "RUNNING",
-        owner: null,
-        fingerprint: "",
-        payload: "{}",
-        createdAt: 0,
-        ...insert
-      },
-      patch: null,
-      reopen: [],
-      steps: [],
-      attempts: [],
+      ...newRun(workflowId, { name: "job", fingerprint: "", payload: "{}", createdAt: 0, ...insert }),
       ...rest
     }]))
 
-const patchOf = (status: StepStore.RunStatus): StepStore.RunPatch => ({
-  status,
-  owner: null,
-  stopReason: null,
-  outcome: null,
-  updatedAt: 0,
-  endedAt: null
-})
+const patchOf = (status: StepStore.RunStatus): StepStore.RunPatch =>
+  patch({ status, outcome: null, updatedAt: 0, endedAt: null })
 
 /** A worker of which nothing is known but that it lives, until it is told to die. */
 const anotherWorker = (id: string) =>
@@ -1472,16 +1451,9 @@ describe.each(stores)("Workflow (%s)", (_, store) => {
         yield* turns(20)
         expect(fiber.unsafePoll()).toBeNull()
         const store = yield* StepStore.StepStore
-        yield* store.commit([{
-          workflowId: "wf",
-          generation: 0,
-          epoch: 2,
-          insert: null,
-          patch: { ...patchOf("COMPLETED"), outcome: JSON.stringify(thief) },
-          reopen: [],
-          steps: [],
-          attempts: []
-        }])
+        yield* store.commit([
+          update("wf", { epoch: 2, patch: { ...patchOf("COMPLETED"), outcome: JSON.stringify(thief) } })
+        ])
         expect(yield* Fiber.join(fiber)).toBe("thief")
         expect(yield* recorded("wf")).toEqual([])
       }).pipe(inEngine()))

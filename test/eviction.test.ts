@@ -1,6 +1,7 @@
 import { describe, expect } from "@effect/vitest"
 import { Cause, Effect, Exit, Fiber, Logger, Schema, TestClock } from "effect"
 import { Branch, Step, StepStore, Workflow } from "perdure"
+import { update } from "./suites/rows.js"
 import {
   attemptsOf,
   eventually,
@@ -333,23 +334,18 @@ describe.each(stores)("Eviction (%s)", (_, store) => {
         yield* open
         yield* turns(20)
         yield* Effect.flatMap(StepStore.StepStore, (store) =>
-          store.commit([{
-            workflowId: "wf",
-            generation: 0,
+          store.commit([update("wf", {
             epoch: 2,
-            insert: null,
-            reopen: [],
-            steps: [],
-            attempts: [],
             patch: {
               status: "COMPLETED",
               owner: null,
               stopReason: null,
+              wakeAt: null,
               outcome: "\"theirs\"",
               updatedAt: 0,
               endedAt: 0
             }
-          }]))
+          })]))
         expect(yield* Fiber.join(waiting)).toBe("theirs")
       }))
   })

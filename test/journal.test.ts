@@ -60,6 +60,9 @@ const insertion = (workflowId: string): StepStore.RunUpdate => ({
     version: null,
     status: "RUNNING",
     owner: "w1",
+    parent: null,
+    deadlineAt: null,
+    trace: null,
     fingerprint: "f",
     payload: null,
     createdAt: 0

@@ -2,6 +2,7 @@
 import { describe, expect } from "@effect/vitest"
 import { Clock, Effect, Exit, FastCheck, Fiber, Layer, Option, Random, Schedule, Schema, TestClock } from "effect"
 import { Branch, Errors, Step, StepStore, Workflow } from "perdure"
+import { update } from "./suites/rows.js"
 import {
   attemptsOf,
   eventually,
@@ -549,16 +550,7 @@ describe.each(stores)("A step that kills its process (%s)", (_, store) => {
 
 const unfinished = Effect.orDie(Effect.flatMap(StepStore.StepStore, (store) => store.unfinished("wf", 0)))
 
-const nothing = (workflowId: string, epoch: number) => ({
-  workflowId,
-  generation: 0,
-  epoch,
-  insert: null,
-  patch: null,
-  reopen: [],
-  steps: [],
-  attempts: []
-})
+const nothing = (workflowId: string, epoch: number) => update(workflowId, { epoch })
 
 const attemptRow = (row: StepStore.StepRow) => ({
   stepKey: row.stepKey,

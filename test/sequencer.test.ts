@@ -1,6 +1,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, FastCheck as fc, Layer } from "effect"
 import { Engine, type Errors, MemoryStepStore, StepStore, Workflow } from "perdure"
+import { newRun } from "./suites/rows.js"
 import { bodyOf, type Ledger, type Program, separate, sharing } from "./support/programs.js"
 
 const id = "random"
@@ -16,22 +17,9 @@ interface Life {
 const plant = (history: ReadonlyArray<StepStore.StepRow>) =>
   Effect.flatMap(StepStore.StepStore, (store) =>
     store.commit([{
-      workflowId: id,
-      generation: 0,
+      ...newRun(id, { name: "~run", status: "PENDING", fingerprint: "", payload: null, createdAt: 0 }),
       epoch: 0,
-      insert: {
-        name: "~run",
-        version: null,
-        status: "PENDING",
-        owner: null,
-        fingerprint: "",
-        payload: null,
-        createdAt: 0
-      },
-      patch: null,
-      reopen: [],
-      steps: history,
-      attempts: []
+      steps: history
     }]))
 
 /** Runs a program over a history, to its end. */

@@ -2,20 +2,38 @@
 import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
-import type { Change } from "../StepStore.js"
+import type { Change, RunUpdateEncoded } from "../StepStore.js"
 
 /** Above this many runs a listener is told "some", so that a slow one holds a bounded set. */
 const maxRuns = 10_000
 
+type Known = NonNullable<Change>
+
+/** Which runs updates have changed, and to which they brought something. */
+export const changesOf = (updates: ReadonlyArray<RunUpdateEncoded>): Known => {
+  const told = updates.flatMap((update) => update.epoch === null ? [update.workflowId] : update.tells)
+  return {
+    runs: [
+      ...updates.flatMap((update) => [update.workflowId, ...update.children.map((child) => child.workflowId)]),
+      ...told
+    ],
+    mail: told
+  }
+}
+
 /** What one listener has not been told yet. It starts with "some": what happened before it listened is unknown to it. */
 class Listener {
   private runs = new Set<string>()
+  private mail = new Set<string>()
   private some = true
   private readonly news = Effect.unsafeMakeLatch(true)
 
-  tell(runs: ReadonlyArray<string>): void {
-    for (const run of runs) {
+  tell(change: Known): void {
+    for (const run of change.runs) {
       this.runs.add(run)
+    }
+    for (const run of change.mail) {
+      this.mail.add(run)
     }
     this.some = this.some || this.runs.size > maxRuns
     this.wake()
@@ -29,6 +47,7 @@ class Listener {
   private wake(): void {
     if (this.some) {
       this.runs.clear()
+      this.mail.clear()
     }
     this.news.unsafeOpen()
   }
@@ -36,8 +55,9 @@ class Listener {
   readonly next: Effect.Effect<Change> = Effect.zipRight(
     this.news.await,
     Effect.sync(() => {
-      const change = this.some ? null : Array.from(this.runs)
+      const change = this.some ? null : { runs: Array.from(this.runs), mail: Array.from(this.mail) }
       this.runs = new Set()
+      this.mail = new Set()
       this.some = false
       this.news.unsafeClose()
       return change
@@ -48,11 +68,11 @@ class Listener {
 export class ChangeHub {
   private readonly listeners = new Set<Listener>()
 
-  /** Call it after the commit, with the runs that were written to. */
-  publish(runs: ReadonlyArray<string>): void {
-    if (runs.length > 0) {
+  /** Call it after the commit. */
+  publish(change: Known): void {
+    if (change.runs.length > 0) {
       for (const listener of this.listeners) {
-        listener.tell(runs)
+        listener.tell(change)
       }
     }
   }

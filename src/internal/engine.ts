@@ -85,8 +85,8 @@ export const make = (settings: Settings): Effect.Effect<Engine["Type"], StoreErr
 
     yield* store.changes.pipe(
       Stream.runForEach((change) => {
-        roster.watchers.notify(change)
-        return change !== null && change.every((workflowId) => roster.residents.has(workflowId))
+        roster.watchers.notify(change === null ? null : change.runs)
+        return change !== null && change.runs.every((workflowId) => roster.residents.has(workflowId))
           ? Effect.void
           : quietly(roster.claimAll([]))
       }),
@@ -108,6 +108,9 @@ export const make = (settings: Settings): Effect.Effect<Engine["Type"], StoreErr
       version: request.version,
       status: owner === null ? "PENDING" : "RUNNING",
       owner,
+      parent: null,
+      deadlineAt: null,
+      trace: null,
       fingerprint: request.fingerprint,
       payload: request.payload,
       createdAt

@@ -57,16 +57,24 @@ export const engineClosed = (target: string) =>
 
 /** An update that changes nothing yet. */
 export const emptyUpdate = (
-  run: { readonly workflowId: string; readonly generation: number; readonly epoch: number }
+  run: { readonly workflowId: string; readonly generation: number; readonly epoch: number | null }
 ): RunUpdate => ({
   workflowId: run.workflowId,
   generation: run.generation,
   epoch: run.epoch,
+  inbox: null,
   insert: null,
   patch: null,
+  next: null,
+  cancelAt: null,
   reopen: [],
   steps: [],
-  attempts: []
+  attempts: [],
+  signals: [],
+  takes: [],
+  gives: [],
+  children: [],
+  tells: []
 })
 
 const textLength = (text: string | null | undefined) => text?.length ?? 0
@@ -79,17 +87,26 @@ const weigh = (update: RunUpdate): number => {
   for (const attempt of update.attempts) {
     characters += overhead + textLength(attempt.error)
   }
-  return characters
+  for (const signal of update.signals) {
+    characters += overhead + textLength(signal.value)
+  }
+  for (const child of update.children) {
+    characters += overhead + textLength(child.insert.payload)
+  }
+  return characters + textLength(update.next?.payload)
 }
 
-const rowsOf = (update: RunUpdate): number => Math.max(1, update.steps.length + update.attempts.length)
+const rowsOf = (update: RunUpdate): number =>
+  Math.max(1, update.steps.length + update.attempts.length + update.children.length)
 
 /** A later row of a key replaces an earlier one: only the last is written. */
 const lastOfEach = (rows: ReadonlyArray<StepRow>): ReadonlyArray<StepRow> =>
   rows.length < 2 ? rows : [...new Map(rows.map((row) => [row.stepKey, row])).values()]
 
-/** Whether an update may turn out to be in vain, because somebody else has done it already. */
-const isContested = (update: RunUpdate): boolean => update.insert !== null || update.reopen.length > 0
+/** Whether an update may turn out to be in vain, because of what others have done, or ends what was merged with it. */
+const isContested = (update: RunUpdate): boolean =>
+  update.epoch === null || update.inbox !== null || update.insert !== null || update.next !== null ||
+  update.reopen.length > 0
 
 /** What may be in vain stands alone, so that its answer is not that of another update. */
 const canMerge = (first: RunUpdate, second: RunUpdate): boolean =>
@@ -99,7 +116,12 @@ const merge = (first: RunUpdate, second: RunUpdate): RunUpdate => ({
   ...first,
   patch: second.patch ?? first.patch,
   steps: lastOfEach([...first.steps, ...second.steps]),
-  attempts: [...first.attempts, ...second.attempts]
+  attempts: [...first.attempts, ...second.attempts],
+  signals: [...first.signals, ...second.signals],
+  takes: [...first.takes, ...second.takes],
+  gives: [...first.gives, ...second.gives],
+  children: [...first.children, ...second.children],
+  tells: [...first.tells, ...second.tells]
 })
 
 export class Journal {

@@ -75,6 +75,7 @@ export const pendingPatch = (at: number): RunPatch => ({
   status: "PENDING",
   owner: null,
   stopReason: null,
+  wakeAt: null,
   outcome: null,
   updatedAt: at,
   endedAt: null

@@ -2,7 +2,6 @@
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as FiberId from "effect/FiberId"
-import type { Change } from "../StepStore.js"
 
 export class Watchers {
   private readonly byRun = new Map<string, Set<Deferred.Deferred<void>>>()
@@ -34,8 +33,8 @@ export class Watchers {
     }).pipe(Effect.flatten)
   }
 
-  notify(change: Change): void {
-    for (const workflowId of change ?? this.byRun.keys()) {
+  notify(change: ReadonlyArray<string> | null): void {
+    for (const workflowId of change === null ? this.byRun.keys() : change) {
       for (const deferred of this.byRun.get(workflowId) ?? []) {
         Deferred.unsafeDone(deferred, Effect.void)
       }

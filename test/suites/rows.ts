@@ -10,6 +10,14 @@ export const update = (workflowId: string, rest: Partial<StepStore.RunUpdate> = 
   reopen: [],
   steps: [],
   attempts: [],
+  inbox: null,
+  next: null,
+  cancelAt: null,
+  signals: [],
+  takes: [],
+  gives: [],
+  children: [],
+  tells: [],
   ...rest
 })
 
@@ -21,6 +29,9 @@ export const newRun = (workflowId: string, rest: Partial<StepStore.RunInsert> = 
       version: null,
       status: "RUNNING",
       owner: null,
+      parent: null,
+      deadlineAt: null,
+      trace: null,
       fingerprint: "fingerprint",
       payload: "{\"a\":1}",
       createdAt: 1,
@@ -32,6 +43,7 @@ export const patch = (rest: Partial<StepStore.RunPatch> = {}): StepStore.RunPatc
   status: "COMPLETED",
   owner: null,
   stopReason: null,
+  wakeAt: null,
   outcome: "\"done\"",
   updatedAt: 2,
   endedAt: 2,

@@ -14,7 +14,7 @@ const listen = Effect.gen(function*() {
   yield* equal("the first element", Chunk.toReadonlyArray(started), [null])
   const until = (workflowId: string): Effect.Effect<ReadonlyArray<string>, unknown> =>
     Effect.flatMap(pull, (chunk) => {
-      const runs = Chunk.toReadonlyArray(chunk).flatMap((change) => change ?? [])
+      const runs = Chunk.toReadonlyArray(chunk).flatMap((change) => change === null ? [] : change.runs)
       return runs.includes(workflowId)
         ? Effect.succeed(runs)
         : Effect.map(until(workflowId), (more) => [...runs, ...more])

@@ -46,7 +46,7 @@ export const rejects = <A>(what: string, effect: Effect.Effect<A, StoreError>) =
       equal(what, Either.match(result, { onLeft: (error) => error._tag, onRight: () => "Success" }), "StoreRejected")
   )
 
-export const update = (workflowId: string, epoch: number, rest: Partial<RunUpdate>): RunUpdate => ({
+export const update = (workflowId: string, epoch: number | null, rest: Partial<RunUpdate>): RunUpdate => ({
   workflowId,
   generation: 0,
   epoch,
@@ -55,6 +55,14 @@ export const update = (workflowId: string, epoch: number, rest: Partial<RunUpdat
   reopen: [],
   steps: [],
   attempts: [],
+  inbox: null,
+  next: null,
+  cancelAt: null,
+  signals: [],
+  takes: [],
+  gives: [],
+  children: [],
+  tells: [],
   ...rest
 })
 
@@ -63,6 +71,9 @@ export const insert = (rest: Partial<RunInsert> = {}): RunInsert => ({
   version: null,
   status: "RUNNING",
   owner: "somebody",
+  parent: null,
+  deadlineAt: null,
+  trace: null,
   fingerprint: "fingerprint",
   payload: "{\"a\":1}",
   createdAt: 1_000,
@@ -73,6 +84,7 @@ export const patch = (rest: Partial<RunPatch> = {}): RunPatch => ({
   status: "RUNNING",
   owner: "somebody",
   stopReason: null,
+  wakeAt: null,
   outcome: null,
   updatedAt: 2_000,
   endedAt: null,

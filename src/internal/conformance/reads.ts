@@ -68,8 +68,21 @@ export const reads: Cases = {
     const second = yield* store.runs({ after: at(first, 2).workflowId, limit: 1 })
     const listed = [...first, ...second].map((run) => run.workflowId)
     yield* equal("the ids", listed, ["a", "b", "\ue000", "\u{1f600}"].map((part) => `conformance-runs/${part}`))
-    const { fingerprint: _, outcome: __, payload: ___, stopReason: ____, ...summary } = yield* rowOf(at(ids, 3))
-    yield* equal("the first", first[0], summary)
+    const row = yield* rowOf(at(ids, 3))
+    yield* equal("the first", first[0], {
+      workflowId: row.workflowId,
+      generation: row.generation,
+      name: row.name,
+      version: row.version,
+      status: row.status,
+      owner: row.owner,
+      epoch: row.epoch,
+      wakeAt: row.wakeAt,
+      parent: row.parent,
+      createdAt: row.createdAt,
+      updatedAt: row.updatedAt,
+      endedAt: row.endedAt
+    })
     const all = yield* store.runs(everything)
     yield* holds("a listing from the start has them too", ids.every((id) => all.some((run) => run.workflowId === id)))
   }),

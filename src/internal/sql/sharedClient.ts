@@ -38,16 +38,21 @@ const passes = (error: StoreError) => error._tag === "StoreBusy" && !error.detai
 export const make = (options: {
   readonly client: Client
   readonly statements: Statements
-  readonly publish: (workflowId: string) => void
+  /** Sends a signal, and answers what became of it. */
+  readonly send: (
+    workflowId: string,
+    signal: StepStore.SignalEncoded
+  ) => Work<StepStore.CommitAnswer<StepStore.RunRowEncoded>>
+  readonly publish: (change: NonNullable<StepStore.Change>) => void
 }): StepStore.SharedClientEncoded => {
   const { client, publish, statements } = options
   const { namespace } = statements
   const session = new Session(client.connection, client.prepared)
 
   /** Whoever gets the connection knows that the transaction which holds it now has ended, either way. */
-  const publishAfterwards = (workflowId: string) =>
+  const publishAfterwards = (change: NonNullable<StepStore.Change>) =>
     Effect.scoped(client.sql.reserve).pipe(
-      Effect.zipRight(Effect.sync(() => publish(workflowId))),
+      Effect.zipRight(Effect.sync(() => publish(change))),
       Effect.ignore,
       withoutTransaction,
       Effect.interruptible,
@@ -67,9 +72,16 @@ export const make = (options: {
     })
     return Effect.tap(
       client.patiently(turn(work), passes),
-      (answer) => answer._tag === "Accepted" ? publishAfterwards(workflowId) : Effect.void
+      (answer) => answer._tag === "Accepted" ? publishAfterwards({ runs: [workflowId], mail: [] }) : Effect.void
     )
   }
+
+  const send = (workflowId: string, signal: StepStore.SignalEncoded) =>
+    Effect.tap(
+      client.patiently(turn(options.send(workflowId, signal)), passes),
+      (answer) =>
+        answer._tag === "Accepted" ? publishAfterwards({ runs: [workflowId], mail: [workflowId] }) : Effect.void
+    )
 
   const turn = <A>(work: Work<A>) => Effect.suspend(() => inOneTurn(withoutWaiting(work), session))
 
@@ -100,7 +112,7 @@ export const make = (options: {
         yield* session.change(statements.commit, [])
         open = false
         last.committed()
-        publish(workflowId)
+        publish({ runs: [workflowId], mail: [] })
         return "Committed"
       })
     return Effect.gen(function*() {
@@ -117,6 +129,7 @@ export const make = (options: {
     is: (candidate) => candidate === client.sql,
     transact: (run, work) => client.patiently(Effect.scoped(Effect.suspend(() => transactOnce(run, work)))),
     isHeld: Effect.map(ambientConnection, Option.contains(client.connection)),
-    insert
+    insert,
+    send
   }
 }

@@ -12,6 +12,8 @@ const runSummaryFields = [
   "status",
   "owner",
   "epoch",
+  "wakeAt",
+  "parent",
   "createdAt",
   "updatedAt",
   "endedAt"
@@ -21,6 +23,11 @@ const runSummaryFields = [
 const runFields = [
   ...runSummaryFields,
   "stopReason",
+  "begunAt",
+  "deadlineAt",
+  "cancelAt",
+  "inbox",
+  "trace",
   "fingerprint",
   "payloadCodec",
   "payloadDigest",
@@ -34,6 +41,7 @@ const patchFields = [
   "status",
   "owner",
   "stopReason",
+  "wakeAt",
   "updatedAt",
   "endedAt",
   "outcomeCodec",
@@ -46,6 +54,9 @@ const insertFields = [
   "version",
   "status",
   "owner",
+  "parent",
+  "deadlineAt",
+  "trace",
   "fingerprint",
   "payloadCodec",
   "payloadDigest",
@@ -88,6 +99,15 @@ const attemptFields = [
   "errorTag",
   "error"
 ] as const satisfies ReadonlyArray<keyof StepStore.AttemptRowEncoded>
+
+const signalFields = [
+  "signalId",
+  "name",
+  "sentAt",
+  "codec",
+  "digest",
+  "value"
+] as const satisfies ReadonlyArray<keyof StepStore.SignalEncoded>
 
 /** A row that belongs to a run. */
 export interface Of<Row> {
@@ -142,6 +162,11 @@ const length = (text: string | null) => text === null ? 0 : text.length
 /** The statuses of the runs that somebody drives or should. The index on them is found by this very text. */
 const isOpen = "status IN ('PENDING', 'RUNNING')"
 
+/** The runs that wait for a time. The index on them is found by this very text. */
+const sleeps = "status = 'SUSPENDED' AND wake_at IS NOT NULL"
+
+const hasEnded = "status IN ('COMPLETED', 'FAILED', 'CANCELLED')"
+
 /**
  * Nobody is the empty text here: then "nobody, or one of these" is one list, and a search of the index for each of it.
  */
@@ -151,6 +176,7 @@ export const make = (dialect: Dialect, prefix: string, namespace: string) => {
   const workflows = `${prefix}workflows`
   const steps = `${prefix}steps`
   const attempts = `${prefix}attempts`
+  const signals = `${prefix}signals`
   const workers = `${prefix}workers`
 
   const stepColumns = ["namespace", "workflowId", "generation", ...stepFields]
@@ -178,11 +204,20 @@ export const make = (dialect: Dialect, prefix: string, namespace: string) => {
     `${intoSteps} SELECT * FROM (VALUES ${rowsOfHoles(rows, stepColumns.length)}) WHERE EXISTS (` +
     `SELECT 1 FROM ${workflows} WHERE namespace = ? AND workflow_id = ? AND epoch = ?) ${ontoOldStep}`
 
-  const insertColumns = ["namespace", "workflowId", "generation", "epoch", "createdAt", "updatedAt", ...insertFields]
+  const insertColumns = [
+    "namespace",
+    "workflowId",
+    "generation",
+    "epoch",
+    "createdAt",
+    "begunAt",
+    "updatedAt",
+    ...insertFields
+  ]
   const insertRuns = many<Of<NewRun>>(
     (rows) => `INSERT INTO ${workflows} (${columns(insertColumns)}) VALUES ${rowsOfHoles(rows, insertColumns.length)}`,
     (values, { generation, row, workflowId }) => {
-      values.push(namespace, workflowId, generation, row.epoch, row.createdAt, row.createdAt)
+      values.push(namespace, workflowId, generation, row.epoch, row.createdAt, row.createdAt, row.createdAt)
       for (const field of insertFields) {
         values.push(row[field])
       }
@@ -199,11 +234,13 @@ export const make = (dialect: Dialect, prefix: string, namespace: string) => {
     // -- commit
 
     fencedSteps: [1, 2, 3].map(fencedSteps),
-    epochs: `SELECT workflow_id AS "workflowId", epoch FROM ${workflows} ` +
+    runsBefore: `SELECT workflow_id AS "workflowId", epoch, inbox, ${hasEnded} AS "ended" FROM ${workflows} ` +
       `WHERE namespace = ? AND ${dialect.isAmong("workflow_id")}`,
     insertRuns,
     /** Changes nothing: one row if the run is in that epoch. */
     fence: `UPDATE ${workflows} SET epoch = epoch WHERE namespace = ? AND workflow_id = ? AND epoch = ?`,
+    /** Takes the lock for writing. */
+    touch: `UPDATE ${workflows} SET epoch = epoch WHERE namespace = ? AND workflow_id = ?`,
     /** One statement, so that a transaction of the application takes the lock for writing before it reads. */
     insertIfAbsent: `${insertRuns.single.sql} ON CONFLICT (namespace, workflow_id) DO NOTHING`,
     patchRuns: many<Of<StepStore.RunPatchEncoded>>(
@@ -241,19 +278,86 @@ export const make = (dialect: Dialect, prefix: string, namespace: string) => {
       ({ row }) => length(row.error)
     ),
     bindStep,
+    nextGeneration: `UPDATE ${workflows} SET generation = generation + 1, begun_at = ?, payload_codec = ?, ` +
+      `payload_digest = ?, payload = ? WHERE namespace = ? AND workflow_id = ? AND generation = ?`,
+
+    // -- what is sent to runs
+
+    /** Of no effect if the id is there already: the same is sent once. */
+    insertSignal: `INSERT INTO ${signals} (namespace, workflow_id, ${columns(signalFields)}, number) ` +
+      `VALUES (?, ?, ${signalFields.map(() => "?").join(", ")}, ?) ON CONFLICT (namespace, workflow_id, signal_id) ` +
+      `DO UPDATE SET sent_at = excluded.sent_at, codec = excluded.codec, digest = excluded.digest, ` +
+      `value = excluded.value, number = excluded.number ` +
+      `WHERE ${signals}.sent_at IS NULL AND excluded.sent_at IS NOT NULL AND ${signals}.name = excluded.name`,
+    bindSignal: (values: Array<Value>, workflowId: string, signal: StepStore.SignalEncoded, number: number | null) => {
+      values.push(namespace, workflowId)
+      for (const field of signalFields) {
+        values.push(signal[field])
+      }
+      values.push(number)
+    },
+    sent: `SELECT 1 FROM ${signals} WHERE namespace = ? AND workflow_id = ? AND signal_id = ? AND sent_at IS NOT NULL`,
+    takeSignal: `UPDATE ${signals} SET taken_by = ? WHERE namespace = ? AND workflow_id = ? AND signal_id = ? ` +
+      `AND taken_by IS NULL AND sent_at IS NOT NULL`,
+    giveBack: `UPDATE ${signals} SET taken_by = NULL WHERE namespace = ? AND workflow_id = ? ` +
+      `AND ${dialect.isAmong("taken_by")}`,
+    /** Who sleeps is woken: it has to look into its inbox. */
+    tell: `UPDATE ${workflows} SET inbox = inbox + 1, ${awake("status = 'SUSPENDED'")} ` +
+      `WHERE namespace = ? AND ${dialect.isAmong("workflow_id")}`,
+    cancel: `UPDATE ${workflows} SET inbox = inbox + 1, cancel_at = ?, ` +
+      `stop_reason = NULL, ${awake("status IN ('SUSPENDED', 'STOPPED')")} ` +
+      `WHERE namespace = ? AND workflow_id = ? AND cancel_at IS NULL`,
+    mail: `SELECT ${selection(signalFields)} FROM ${signals} WHERE namespace = ? AND workflow_id = ? ` +
+      `AND taken_by IS NULL AND sent_at IS NOT NULL ORDER BY number LIMIT ?`,
+    inbox: `SELECT inbox, cancel_at AS "cancelAt" FROM ${workflows} WHERE namespace = ? AND workflow_id = ?`,
+    inboxes: `SELECT workflow_id AS "workflowId", inbox AS "version" FROM ${workflows} ` +
+      `WHERE namespace = ? AND ${dialect.isAmong("workflow_id")}`,
+    token: `SELECT workflow_id AS "workflowId", name FROM ${signals} ` +
+      `WHERE namespace = ? AND signal_id = ? AND ${isToken}`,
+    insertChildren: many<Of<NewRun>>(
+      (rows) =>
+        `${insertRuns.several.concat(insertRuns.single).find((sized) => sized.rows === rows)!.sql} ` +
+        `ON CONFLICT (namespace, workflow_id) DO NOTHING`,
+      insertRuns.bind,
+      insertRuns.weight
+    ),
 
     // -- claim
 
-    claimable: claimable(`SELECT workflow_id FROM ${workflows}`, dialect),
-    claim: `UPDATE ${workflows} SET owner = ?, epoch = epoch + 1, status = 'RUNNING', updated_at = ? ` +
-      `WHERE namespace = ? AND workflow_id IN (${claimable(`SELECT workflow_id FROM ${workflows}`, dialect)}) ` +
-      `RETURNING ${selection(runFields)}`,
+    claimable: claimable(workflows, dialect),
+    claim: `UPDATE ${workflows} SET owner = ?, epoch = epoch + 1, status = 'RUNNING', wake_at = NULL, updated_at = ? ` +
+      `WHERE namespace = ? AND workflow_id IN (${claimable(workflows, dialect)}) RETURNING ${selection(runFields)}`,
+    /** How often {@link claimable} wants the namespace and the conditions: for those that nobody drives, and those that sleep. */
+    bindClaimable: (options: StepStore.ClaimOptions): ReadonlyArray<Value> => {
+      const { names, workflowId } = options
+      const chosen = [
+        names === null ? 1 : 0,
+        JSON.stringify(names),
+        workflowId === null ? 1 : 0,
+        workflowId,
+        options.limit
+      ]
+      return [
+        namespace,
+        JSON.stringify(["", ...options.dead]),
+        ...chosen,
+        namespace,
+        options.at,
+        ...chosen,
+        options.limit
+      ]
+    },
+    nextWake: `SELECT wake_at AS "wakeAt" FROM ${workflows} WHERE namespace = ? AND ${sleeps} ` +
+      `AND ${dialect.isAmong("name")} ORDER BY wake_at LIMIT 1`,
 
     // -- reads
 
     run: `SELECT ${selection(runFields)} FROM ${workflows} WHERE namespace = ? AND workflow_id = ?`,
     runsAmong: `SELECT ${selection(runFields)} FROM ${workflows} ` +
       `WHERE namespace = ? AND ${dialect.isAmong("workflow_id")}`,
+    ended:
+      `SELECT ${selection(runFields)} FROM ${workflows} WHERE namespace = ? AND ${dialect.isAmong("workflow_id")} ` +
+      `AND ${hasEnded}`,
     runs: `SELECT ${selection(runSummaryFields)} FROM ${workflows} WHERE namespace = ? AND workflow_id > ? ` +
       `ORDER BY workflow_id LIMIT ?`,
     history: `SELECT ${selection(stepFields)} FROM ${steps} WHERE namespace = ? AND workflow_id = ? ` +
@@ -281,9 +385,21 @@ export const make = (dialect: Dialect, prefix: string, namespace: string) => {
 
 export type Statements = ReturnType<typeof make>
 
-const claimable = (select: string, dialect: Dialect) =>
-  `${select} WHERE namespace = ? AND ${isOpen} AND ${dialect.isAmong(ownerOrNobody)} ` +
-  `AND (? OR ${dialect.isAmong("name")}) AND (? OR workflow_id = ?) ORDER BY created_at, workflow_id LIMIT ?`
+/** Each half is in the order of an index, so that a claim costs what it takes and not what there is. */
+const claimable = (workflows: string, dialect: Dialect) => {
+  const chosen = `AND (? OR ${dialect.isAmong("name")}) AND (? OR workflow_id = ?)`
+  return `SELECT workflow_id FROM (SELECT workflow_id FROM ${workflows} WHERE namespace = ? AND ${isOpen} ` +
+    `AND ${dialect.isAmong(ownerOrNobody)} ${chosen} ORDER BY created_at, workflow_id LIMIT ?) ` +
+    `UNION ALL SELECT workflow_id FROM (SELECT workflow_id FROM ${workflows} WHERE namespace = ? AND ${sleeps} ` +
+    `AND wake_at <= ? ${chosen} ORDER BY wake_at LIMIT ?) LIMIT ?`
+}
+
+/** A run in one of these statuses is claimable from now on. */
+const awake = (which: string) =>
+  `wake_at = CASE WHEN ${which} THEN NULL ELSE wake_at END, status = CASE WHEN ${which} THEN 'PENDING' ELSE status END`
+
+/** A signal whose id was given away before anybody sent it. The index on them is found by this very text. */
+const isToken = "substr(signal_id, 1, 1) = '~'"
 
 /** The tables, a list of statements for each version. Forward only: what is released is never edited. */
 export const migrations = (dialect: Dialect, prefix: string): ReadonlyArray<ReadonlyArray<string>> => [
@@ -300,9 +416,16 @@ export const migrations = (dialect: Dialect, prefix: string): ReadonlyArray<Read
         CHECK (status IN ('PENDING', 'RUNNING', 'SUSPENDED', 'STOPPED', 'COMPLETED', 'FAILED', 'CANCELLED')),
       owner TEXT,
       epoch INTEGER NOT NULL,
+      inbox INTEGER NOT NULL DEFAULT 0,
+      wake_at INTEGER,
+      deadline_at INTEGER,
+      cancel_at INTEGER,
+      parent TEXT,
       created_at INTEGER NOT NULL,
+      begun_at INTEGER NOT NULL,
       updated_at INTEGER NOT NULL,
       ended_at INTEGER,
+      trace TEXT,
       stop_reason TEXT,
       fingerprint TEXT NOT NULL,
       payload_codec TEXT,
@@ -315,6 +438,7 @@ export const migrations = (dialect: Dialect, prefix: string): ReadonlyArray<Read
     ) ${dialect.heap}`,
     `CREATE INDEX ${prefix}workflows_open ON ${prefix}workflows (namespace, ${ownerOrNobody}, created_at, workflow_id)
       WHERE ${isOpen}`,
+    `CREATE INDEX ${prefix}workflows_asleep ON ${prefix}workflows (namespace, wake_at) WHERE ${sleeps}`,
     `CREATE TABLE ${prefix}steps (
       namespace TEXT NOT NULL,
       workflow_id TEXT NOT NULL,
@@ -364,9 +488,17 @@ export const migrations = (dialect: Dialect, prefix: string): ReadonlyArray<Read
       workflow_id TEXT NOT NULL,
       signal_id TEXT NOT NULL,
       name TEXT NOT NULL,
-      sent_at INTEGER NOT NULL,
+      number INTEGER,
+      sent_at INTEGER,
+      taken_by TEXT,
+      codec TEXT,
+      digest TEXT,
+      value TEXT,
       PRIMARY KEY (namespace, workflow_id, signal_id)
-    ) ${dialect.keyed}`,
+    ) ${dialect.heap}`,
+    `CREATE INDEX ${prefix}signals_waiting ON ${prefix}signals (namespace, workflow_id, number)
+      WHERE taken_by IS NULL AND sent_at IS NOT NULL`,
+    `CREATE INDEX ${prefix}signals_tokens ON ${prefix}signals (namespace, signal_id) WHERE ${isToken}`,
     `CREATE TABLE ${prefix}workers (
       namespace TEXT NOT NULL,
       id TEXT NOT NULL,

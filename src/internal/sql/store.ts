@@ -3,7 +3,7 @@ import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
 import { type StoreError, StoreRejected } from "../../Errors.js"
 import type * as StepStore from "../../StepStore.js"
-import { ChangeHub } from "../changeHub.js"
+import { ChangeHub, changesOf } from "../changeHub.js"
 import { invariant } from "../invariant.js"
 import { type Database, type Session, transaction, type Work } from "./database.js"
 import type { Liveness } from "./liveness.js"
@@ -17,6 +17,17 @@ const heavy = 65_536
 
 const accepted: Answer = { _tag: "Accepted" }
 const fenced: Answer = { _tag: "Fenced" }
+const missed: Answer = { _tag: "Missed" }
+const ended: Answer = { _tag: "Ended" }
+const known: Answer = { _tag: "Known" }
+
+/** How a run stands before an update of it. */
+interface RunBefore {
+  readonly workflowId: string
+  readonly epoch: number
+  readonly inbox: number
+  readonly ended: number
+}
 
 export const make = (options: {
   readonly database: Database
@@ -60,24 +71,24 @@ export const make = (options: {
   const writeAll = Effect.fnUntraced(function*(session: Session, batch: ReadonlyArray<StepStore.RunUpdateEncoded>) {
     const ids = batch.map((update) => update.workflowId)
     invariant(new Set(ids).size === batch.length, "a run stands in a batch once")
-    const found = yield* session.all<{ readonly workflowId: string; readonly epoch: number }>(
-      statements.epochs,
-      [namespace, JSON.stringify(ids)]
-    )
-    const epochs = new Map(found.map((run) => [run.workflowId, run.epoch]))
-    const isAccepted = (update: StepStore.RunUpdateEncoded) =>
-      epochs.get(update.workflowId) === (update.insert === null ? update.epoch : undefined)
-    const updates = batch.filter(isAccepted)
+    const found = yield* session.all<RunBefore>(statements.runsBefore, [namespace, JSON.stringify(ids)])
+    const before = new Map(found.map((run) => [run.workflowId, run]))
+    const answers = yield* Effect.forEach(batch, (update) => answerOf(session, update, before.get(update.workflowId)))
+    const updates = batch.filter((_, i) => answers[i] === accepted)
 
     const inserts: Array<Parameters<typeof statements.insertRuns.bind>[1]> = []
     const patches: Array<Of<StepStore.RunPatchEncoded>> = []
     const reopened: Array<Of<string>> = []
     const steps: Array<Of<StepStore.StepRowEncoded>> = []
     const attempts: Array<Of<StepStore.AttemptRowEncoded>> = []
+    const children: typeof inserts = []
     for (const update of updates) {
-      const { epoch, generation, insert, patch, workflowId } = update
+      const { generation, insert, patch, workflowId } = update
       if (insert !== null) {
-        inserts.push({ workflowId, generation, row: { ...insert, epoch } })
+        inserts.push({ workflowId, generation, row: { ...insert, epoch: update.epoch ?? 0 } })
+      }
+      for (const child of update.children) {
+        children.push({ workflowId: child.workflowId, generation: 0, row: { ...child.insert, epoch: 0 } })
       }
       if (patch !== null) {
         patches.push({ workflowId, generation, row: patch })
@@ -87,6 +98,7 @@ export const make = (options: {
       attempts.push(...update.attempts.map((row) => ({ workflowId, generation, row })))
     }
     yield* write(session, statements.insertRuns, inserts)
+    yield* write(session, statements.insertChildren, children, "some")
     for (const { generation, row, workflowId } of reopened) {
       const changed = yield* session.change(statements.reopenStep, [namespace, workflowId, generation, row])
       if (changed === 0) {
@@ -97,8 +109,14 @@ export const make = (options: {
     yield* write(session, statements.putSteps, steps)
     yield* write(session, statements.insertAttempts, attempts)
     yield* write(session, statements.patchRuns, patches)
+    for (const update of updates) {
+      if (update.epoch !== null) {
+        yield* exchange(session, update)
+      }
+    }
+    yield* tell(session, updates.flatMap((update) => update.tells))
 
-    const there = batch.filter((update) => update.insert !== null && epochs.has(update.workflowId))
+    const there = batch.filter((update) => update.insert !== null && before.has(update.workflowId))
     const runs = there.length === 0
       ? []
       : yield* session.all<StepStore.RunRowEncoded>(
@@ -106,17 +124,104 @@ export const make = (options: {
         [namespace, JSON.stringify(there.map((update) => update.workflowId))]
       )
     const existing = new Map(runs.map((run) => [run.workflowId, run]))
-    return batch.map((update): Answer => {
-      if (isAccepted(update)) {
-        return accepted
-      }
+    return batch.map((update, i): Answer => {
       const run = existing.get(update.workflowId)
-      return run === undefined ? fenced : { _tag: "Exists", run }
+      return run === undefined ? answers[i]! : { _tag: "Exists", run }
     })
   })
 
-  /** Writes rows in as few statements as the sizes allow, in their order. */
-  const write = Effect.fnUntraced(function*<Row>(session: Session, many: Many<Row>, all: ReadonlyArray<Row>) {
+  /** What becomes of an update, by what is there. What comes from outside is written at once. */
+  const answerOf = Effect.fnUntraced(function*(
+    session: Session,
+    update: StepStore.RunUpdateEncoded,
+    run: RunBefore | undefined
+  ) {
+    if (update.insert !== null) {
+      return run === undefined ? accepted : fenced
+    }
+    if (run === undefined || (update.epoch !== null && update.epoch !== run.epoch)) {
+      return fenced
+    }
+    if (update.epoch === null) {
+      return yield* deliver(session, update, run)
+    }
+    return update.inbox === null || update.inbox === run.inbox ? accepted : missed
+  })
+
+  /** What is sent to a run from outside: a signal, or that it is to be cancelled. */
+  const deliver = Effect.fnUntraced(function*(session: Session, update: StepStore.RunUpdateEncoded, run: RunBefore) {
+    const { cancelAt, signals, workflowId } = update
+    const [signal] = signals
+    if (signal !== undefined) {
+      return yield* send(session, workflowId, signal, run)
+    }
+    if (run.ended === 1) {
+      return ended
+    }
+    const changed = yield* session.change(statements.cancel, [cancelAt, namespace, workflowId])
+    return changed === 1 ? accepted : known
+  })
+
+  const send = Effect.fnUntraced(
+    function*(session: Session, workflowId: string, signal: StepStore.SignalEncoded, run: RunBefore) {
+      if (run.ended === 1) {
+        const sent = yield* session.all(statements.sent, [namespace, workflowId, signal.signalId])
+        return sent.length === 0 ? ended : known
+      }
+      if ((yield* putSignal(session, workflowId, signal, run.inbox + 1)) === 0) {
+        return known
+      }
+      yield* tell(session, [workflowId])
+      return accepted
+    }
+  )
+
+  const putSignal = (session: Session, workflowId: string, signal: StepStore.SignalEncoded, number: number | null) => {
+    const values: Array<Value> = []
+    statements.bindSignal(values, workflowId, signal, number)
+    return session.change(statements.insertSignal, values)
+  }
+
+  const tell = (session: Session, workflowIds: ReadonlyArray<string>) =>
+    workflowIds.length === 0
+      ? Effect.void
+      : session.change(statements.tell, [namespace, JSON.stringify(workflowIds)])
+
+  /** What an update of a run's own worker does with signals, and with the generation. */
+  const exchange = Effect.fnUntraced(function*(session: Session, update: StepStore.RunUpdateEncoded) {
+    const { generation, gives, next, signals, takes, workflowId } = update
+    for (const signal of signals) {
+      yield* putSignal(session, workflowId, signal, null)
+    }
+    if (gives.length > 0) {
+      yield* session.change(statements.giveBack, [namespace, workflowId, JSON.stringify(gives)])
+    }
+    for (const { signalId, stepKey } of takes) {
+      const changed = yield* session.change(statements.takeSignal, [stepKey, namespace, workflowId, signalId])
+      if (changed === 0) {
+        const detail = `the signal ${JSON.stringify(signalId)} cannot be taken: it has been, or nobody has sent it`
+        return yield* new StoreRejected({ target: database.target, detail })
+      }
+    }
+    if (next !== null) {
+      const changed = yield* session.change(
+        statements.nextGeneration,
+        [next.begunAt, next.payloadCodec, next.payloadDigest, next.payload, namespace, workflowId, generation]
+      )
+      if (changed === 0) {
+        const detail = `generation ${generation} of the run is not its present one`
+        return yield* new StoreRejected({ target: database.target, detail })
+      }
+    }
+  })
+
+  /** Writes rows in as few statements as the sizes allow, in their order; `some` of them may be there already. */
+  const write = Effect.fnUntraced(function*<Row>(
+    session: Session,
+    many: Many<Row>,
+    all: ReadonlyArray<Row>,
+    expected: "all" | "some" = "all"
+  ) {
     for (let from = 0; from < all.length;) {
       const isLight = (row: Row) => many.weight(row) <= heavy
       const { rows, sql } = many.several.find(({ rows }) =>
@@ -127,15 +232,13 @@ export const make = (options: {
         many.bind(values, row)
       }
       const changed = yield* session.change(sql, values)
-      invariant(changed === rows, `${changed} of ${rows} rows were written`)
+      invariant(changed === rows || expected === "some", `${changed} of ${rows} rows were written`)
       from += rows
     }
   })
 
   const publish = (batch: ReadonlyArray<StepStore.RunUpdateEncoded>) => (answers: ReadonlyArray<Answer>) =>
-    Effect.sync(() =>
-      hub.publish(batch.flatMap((update, index) => answers[index] === accepted ? [update.workflowId] : []))
-    )
+    Effect.sync(() => hub.publish(changesOf(batch.filter((_, index) => answers[index] === accepted))))
 
   const commit = (batch: ReadonlyArray<StepStore.RunUpdateEncoded>) => {
     const [only, another] = batch
@@ -151,15 +254,7 @@ export const make = (options: {
   // -- claim
 
   const claim = (options: StepStore.ClaimOptions) => {
-    const values: ReadonlyArray<Value> = [
-      namespace,
-      JSON.stringify(["", ...options.dead]),
-      options.names === null ? 1 : 0,
-      JSON.stringify(options.names),
-      options.workflowId === null ? 1 : 0,
-      options.workflowId,
-      options.limit
-    ]
+    const values = statements.bindClaimable(options)
     const work: Work<ReadonlyArray<StepStore.RunRowEncoded>> = Effect.fnUntraced(function*(session) {
       // A worker that finds nothing to do must not take the lock for writing: it asks often.
       const some = yield* session.all(statements.claimable, values)
@@ -171,7 +266,7 @@ export const make = (options: {
         )
     })
     return Effect.map(database.turn(work), (runs) => {
-      hub.publish(runs.map((run) => run.workflowId))
+      hub.publish({ runs: runs.map((run) => run.workflowId), mail: [] })
       return [...runs].sort(oldestFirst)
     })
   }
@@ -215,13 +310,47 @@ export const make = (options: {
     namespace,
     sharedClient: client === null
       ? null
-      : makeSharedClient({ client, statements, publish: (workflowId) => hub.publish([workflowId]) }),
+      : makeSharedClient({
+        client,
+        statements,
+        publish: (change) => hub.publish(change),
+        send: (workflowId, signal) =>
+          Effect.fnUntraced(function*(session) {
+            // A transaction of the application that has read first could not write any more.
+            yield* session.change(statements.touch, [namespace, workflowId])
+            const [run] = yield* session.all<RunBefore>(
+              statements.runsBefore,
+              [namespace, JSON.stringify([workflowId])]
+            )
+            return run === undefined ? fenced : yield* send(session, workflowId, signal, run)
+          })
+      }),
     commit,
     claim,
     run: (workflowId) =>
       Effect.map(
         rows<StepStore.RunRowEncoded>(statements.run, [namespace, workflowId]),
         ([run]) => run ?? null
+      ),
+    ended: (workflowIds) => rows(statements.ended, [namespace, JSON.stringify(workflowIds)]),
+    inboxes: (workflowIds) => rows(statements.inboxes, [namespace, JSON.stringify(workflowIds)]),
+    mail: (workflowId, limit) =>
+      database.turn(Effect.fnUntraced(function*(session: Session) {
+        const [inbox] = yield* session.all<Omit<StepStore.MailEncoded, "signals">>(
+          statements.inbox,
+          [namespace, workflowId]
+        )
+        return inbox === undefined ? null : {
+          ...inbox,
+          signals: yield* session.all<StepStore.SignalEncoded>(statements.mail, [namespace, workflowId, limit])
+        }
+      })),
+    token: (token) =>
+      Effect.map(rows<StepStore.TokenOwner>(statements.token, [namespace, token]), ([owner]) => owner ?? null),
+    nextWake: (names) =>
+      Effect.map(
+        rows<{ readonly wakeAt: number }>(statements.nextWake, [namespace, JSON.stringify(names)]),
+        ([next]) => next === undefined ? null : next.wakeAt
       ),
     history: (workflowId, generation, page) =>
       rows(statements.history, [namespace, workflowId, generation, page.after ?? -1, page.limit]),
@@ -237,7 +366,9 @@ export const make = (options: {
 }
 
 const hasStepsOnly = (update: StepStore.RunUpdateEncoded) =>
-  update.insert === null && update.patch === null && update.reopen.length === 0 && update.attempts.length === 0
+  update.epoch !== null && update.insert === null && update.patch === null && update.next === null &&
+  update.inbox === null && update.reopen.length === 0 && update.attempts.length === 0 && update.signals.length === 0 &&
+  update.takes.length === 0 && update.gives.length === 0 && update.children.length === 0 && update.tells.length === 0
 
 const oldestFirst = (self: StepStore.RunSummaryEncoded, that: StepStore.RunSummaryEncoded) =>
   self.createdAt - that.createdAt || Buffer.compare(Buffer.from(self.workflowId), Buffer.from(that.workflowId))
