@@ -31,6 +31,11 @@ export interface Options {
    * How long a body may wait, with no step under way, before the run stops as deadlocked. 5 minutes unless given.
    */
   readonly deadlockAfter?: Duration.DurationInput
+  /**
+   * How long a run that waits for a time, a signal or a child rests in memory before it leaves it. 1 second unless given. A shorter
+   * wait is waited in memory.
+   */
+  readonly parkGrace?: Duration.DurationInput
   /** How often the engine looks for what it was not told of, such as the death of another worker. 5 seconds unless given. */
   readonly slowPoll?: Duration.DurationInput
   /** What is too large. */
@@ -95,6 +100,7 @@ export const layerWith = (options: Options): Layer.Layer<EngineTag, StoreError, 
       unrequestedAfter: Duration.toMillis(options.unrequestedAfter ?? "30 seconds"),
       deadlockAfter: Duration.toMillis(options.deadlockAfter ?? "5 minutes"),
       slowPoll: Duration.toMillis(options.slowPoll ?? "5 seconds"),
+      parkGrace: Duration.toMillis(options.parkGrace ?? "1 second"),
       limits: { ...defaultLimits, ...options.limits }
     })
   )

@@ -251,6 +251,38 @@ export class RunFenced extends Schema.TaggedError<RunFenced>()("RunFenced", {
   }
 }
 
+/**
+ * What was sent does not fit the signal, or cannot be sent: its value, its idempotency key, or the token it answers. Nothing was sent.
+ *
+ * @since 0.1.0
+ * @category errors
+ */
+export class SignalInvalid extends Schema.TaggedError<SignalInvalid>()("SignalInvalid", {
+  signal: Schema.String,
+  problem: Schema.String
+}) {
+  override get message() {
+    return `The signal ${shown(this.signal)} cannot be sent: ${this.problem}`
+  }
+}
+
+/**
+ * Nobody wants the signal any more: its run has ended, or its token has been answered. Nothing was sent.
+ *
+ * @since 0.1.0
+ * @category errors
+ */
+export class SignalNotWanted extends Schema.TaggedError<SignalNotWanted>()("SignalNotWanted", {
+  workflowId: Schema.String,
+  signal: Schema.String,
+  reason: Schema.Literal("ended", "answered")
+}) {
+  override get message() {
+    const why = this.reason === "ended" ? "the run has ended" : "its token has been answered already"
+    return `The signal ${shown(this.signal)} for run ${shown(this.workflowId)} was not sent: ${why}`
+  }
+}
+
 // ---------------------------------------------------------------------------------------------------------------------
 // the step
 // ---------------------------------------------------------------------------------------------------------------------

@@ -467,16 +467,22 @@ const make = (namespace: string): StepStore.Encoded => {
           return run === null ? [] : [{ workflowId, version: run.inbox }]
         })
       ),
-    mail: (workflowId, limit) =>
+    mail: (workflowId, wanted) =>
       read((state) => {
         const run = runOf(state, workflowId)
         return run === null ? null : {
           inbox: run.inbox,
           cancelAt: run.cancelAt,
-          signals: Array.from(HashMap.values(signalsOf(state, workflowId)))
-            .filter((signal) => signal.sentAt !== null && signal.takenBy === null)
-            .sort(byArrival)
-            .slice(0, limit)
+          signals: wanted.flatMap(({ limit, name, token }) =>
+            Array.from(HashMap.values(signalsOf(state, workflowId)))
+              .filter((signal) =>
+                signal.sentAt !== null && signal.takenBy === null && signal.name === name &&
+                (token === null ? !signal.signalId.startsWith("~") : signal.signalId === token)
+              )
+              .sort(byArrival)
+              .slice(0, limit)
+              .map(({ number: _, takenBy: __, ...signal }) => signal)
+          )
         }
       }),
     token: (token) =>

@@ -245,6 +245,19 @@ export interface Take {
 }
 
 /**
+ * Signals that somebody waits for: those of a name that answer no token, or the one that answers a token.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface Wanted {
+  readonly name: string
+  readonly token: string | null
+  /** The first of them are enough. */
+  readonly limit: number
+}
+
+/**
  * What waits to be noticed by a run.
  *
  * @since 0.1.0
@@ -254,7 +267,7 @@ export interface Mail {
   /** The version of the inbox that this is. */
   readonly inbox: number
   readonly cancelAt: number | null
-  /** Signals that were sent and that no operation has taken, in the order of their arrival. */
+  /** Signals that are wanted, that were sent, and that no operation has taken; those of a name in the order of their arrival. */
   readonly signals: ReadonlyArray<Signal>
 }
 
@@ -706,8 +719,11 @@ export interface Encoded {
   readonly ended: (workflowIds: ReadonlyArray<string>) => Effect.Effect<ReadonlyArray<RunRowEncoded>, StoreError>
   /** The versions of the inboxes of these runs; there is none for a run that is gone. */
   readonly inboxes: (workflowIds: ReadonlyArray<string>) => Effect.Effect<ReadonlyArray<Inbox>, StoreError>
-  /** What waits to be noticed by a run, at most so many signals; `null` if there is no such run. */
-  readonly mail: (workflowId: string, limit: number) => Effect.Effect<MailEncoded | null, StoreError>
+  /** What waits to be noticed by a run; `null` if there is no such run. */
+  readonly mail: (
+    workflowId: string,
+    wanted: ReadonlyArray<Wanted>
+  ) => Effect.Effect<MailEncoded | null, StoreError>
   /** The run that has given this token away, and the name of the signal that it waits for. */
   readonly token: (token: string) => Effect.Effect<TokenOwner | null, StoreError>
   /** When the first SUSPENDED run of these workflows goes on by itself, in epoch milliseconds; `null` if none does. */
@@ -797,8 +813,11 @@ export class StepStore extends Context.Tag("perdure/StepStore")<StepStore, {
     StoreError
   >
   readonly inboxes: (workflowIds: ReadonlyArray<string>) => Effect.Effect<ReadonlyArray<Inbox>, StoreError>
-  /** What waits to be noticed by a run, at most so many signals. */
-  readonly mail: (workflowId: string, limit: number) => Effect.Effect<Option.Option<Mail>, StoreError>
+  /** What waits to be noticed by a run. */
+  readonly mail: (
+    workflowId: string,
+    wanted: ReadonlyArray<Wanted>
+  ) => Effect.Effect<Option.Option<Mail>, StoreError>
   /** Who has given a token away. */
   readonly token: (token: string) => Effect.Effect<Option.Option<TokenOwner>, StoreError>
   /** When the first SUSPENDED run of these workflows goes on by itself, in epoch milliseconds. */
@@ -1231,9 +1250,9 @@ const lift = (encoded: Encoded, codec: PayloadCodecShape): StepStore["Type"] => 
         (row) => Effect.map(Effect.either(openRun(row)), (run) => ({ workflowId: row.workflowId, run }))
       ),
     inboxes: (workflowIds) => withoutTransaction(encoded.inboxes(workflowIds)),
-    mail: (workflowId, limit) =>
+    mail: (workflowId, wanted) =>
       withoutTransaction(Effect.flatMap(
-        encoded.mail(workflowId, limit),
+        encoded.mail(workflowId, wanted),
         (mail) => mail === null ? Effect.succeedNone : Effect.asSome(openMail(workflowId, mail))
       )),
     token: (token) => withoutTransaction(Effect.map(encoded.token(token), Option.fromNullable)),

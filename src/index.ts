@@ -37,6 +37,11 @@ export * as PayloadCodec from "./PayloadCodec.js"
 /**
  * @since 0.1.0
  */
+export * as Signal from "./Signal.js"
+
+/**
+ * @since 0.1.0
+ */
 export * as SqliteStepStore from "./SqliteStepStore.js"
 
 /**

@@ -1233,19 +1233,34 @@ describe("a residency", () => {
       const faults = yield* FaultPoints
       yield* plant(leftBy("worker", "wf"))
       const clock = yield* Effect.clock
-      const residency = new Residency({ workflowId: "wf", name: "job", generation: 0, epoch: 1, createdAt: 0 }, store, {
-        journal: yield* Journal.make(store, faults),
-        namespace: store.namespace,
-        sharedClient: null,
-        clock,
-        faults,
-        limits: defaultLimits,
-        unrequestedAfter: 1,
-        deadlockAfter: 1,
-        fork: () => {},
-        after: () => () => {},
-        loadAfter: () => {}
-      })
+      const residency = new Residency(
+        {
+          workflowId: "wf",
+          name: "job",
+          generation: 0,
+          epoch: 1,
+          begunAt: 0,
+          inbox: 0,
+          parks: true
+        },
+        store,
+        {
+          journal: yield* Journal.make(store, faults),
+          namespace: store.namespace,
+          sharedClient: null,
+          clock,
+          faults,
+          limits: defaultLimits,
+          unrequestedAfter: 1,
+          deadlockAfter: 1,
+          fork: () => {},
+          after: () => () => {},
+          loadAfter: () => {},
+          parkGrace: 1,
+          readMail: () => {},
+          parked: () => {}
+        }
+      )
       const leaving = yield* Effect.fork(residency.leave)
       yield* turns(3)
       const runtime = yield* Effect.runtime<never>()

@@ -536,7 +536,7 @@ describe("changes", () => {
       const { next } = yield* changesOf(here)
       const { next: slow } = yield* changesOf(there)
       yield* here.commit([newRun("mine")])
-      expect(yield* next).toEqual([["mine"]])
+      expect(yield* next).toEqual([{ runs: ["mine"], mail: [] }])
       yield* there.commit([newRun("theirs")])
       expect(yield* slow).toEqual([["theirs"]])
 
@@ -604,7 +604,7 @@ describe("changes", () => {
       }
       expect(yield* next).toEqual([null])
       yield* store.commit([newRun("last")])
-      expect(yield* next).toEqual([["last"]])
+      expect(yield* next).toEqual([{ runs: ["last"], mail: [] }])
     }))
 })
 

@@ -254,7 +254,13 @@ const transcript = (ids: ReadonlyArray<string>, commands: ReadonlyArray<Command>
     said.push(yield* store.nextWake(ids))
     for (const id of [...ids, ...children]) {
       said.push(Either.mapLeft(yield* Effect.either(store.run(id)), (error) => error._tag))
-      said.push(yield* store.mail(id, 2))
+      said.push(
+        yield* store.mail(id, [
+          { name: "go", token: null, limit: 2 },
+          { name: "stop", token: null, limit: 1 },
+          { name: "go", token: `~token ${id}`, limit: 1 }
+        ])
+      )
       for (const generation of [0, 1]) {
         said.push(yield* store.history(id, generation, everything))
         said.push(yield* store.unfinished(id, generation))

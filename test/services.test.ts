@@ -63,7 +63,7 @@ describe.each(stores)("Sleep (%s)", (_, store) => {
       yield* pass("20 minutes")
       expect(yield* stepsOf("wf")).toEqual(["0 a COMPLETED 1!", "1 sleep IN_PROGRESS 1"])
       expect(yield* first.close).toBe(0)
-      expect(yield* statusOf("wf")).toBe("PENDING")
+      expect(yield* statusOf("wf")).toBe("SUSPENDED")
       const second = yield* openEngine({ ...patient, workflows: [live(body)] })
       yield* pass(Duration.subtract("40 minutes", "1 millis"))
       expect(yield* recorded("wf")).toEqual(["0 a"])
@@ -98,7 +98,7 @@ describe.each(stores)("Sleep (%s)", (_, store) => {
     Effect.gen(function*() {
       yield* start
       yield* pass(Duration.subtract("30 days", "1 millis"))
-      expect(yield* statusOf("wf")).toBe("RUNNING")
+      expect(yield* statusOf("wf")).toBe("SUSPENDED")
       yield* pass("1 millis")
       expect(yield* Job.await("wf")).toBe(1)
     }).pipe(inEngine({ ...patient, workflows: [live(Effect.as(Effect.sleep("30 days"), 1))] })))
@@ -107,7 +107,7 @@ describe.each(stores)("Sleep (%s)", (_, store) => {
     Effect.gen(function*() {
       yield* start
       yield* pass("1 day")
-      expect(yield* statusOf("wf")).toBe("RUNNING")
+      expect(yield* statusOf("wf")).toBe("SUSPENDED")
     }).pipe(inEngine({ ...patient, workflows: [live(Effect.as(Effect.sleep(Duration.infinity), 1))] })))
 
   test("that is cut says so, and leaves no timer behind", () =>

@@ -14,7 +14,8 @@ import * as FiberId from "effect/FiberId"
 import * as Option from "effect/Option"
 import type { Operation, StopReason, StoreError } from "../Errors.js"
 import { BodyDied, Deadlocked, LimitExceeded, Misplaced, NonDeterminismError, StoreRejected } from "../Errors.js"
-import type { AttemptRow, CommitAnswer, RunUpdate, SharedClient, StepRow } from "../StepStore.js"
+import type { AttemptRow, CommitAnswer, RunUpdate, SharedClient, StepRow, Wanted } from "../StepStore.js"
+import { type After, callAt } from "./alarm.js"
 import type { Attempt } from "./attempts.js"
 import { cutOff } from "./attempts.js"
 import { describe } from "./describe.js"
@@ -23,6 +24,7 @@ import type { FaultPointsShape } from "./faultPoints.js"
 import type { Journal } from "./journal.js"
 import { emptyUpdate, isTransient } from "./journal.js"
 import type { Limits } from "./limits.js"
+import { Mailbox } from "./mailbox.js"
 import { nextTurn } from "./scheduler.js"
 import { addressOf, never, operationOf, Sequencer } from "./sequencer.js"
 import { Unwinding } from "./unwinding.js"
@@ -48,6 +50,8 @@ export type Ending =
   | { readonly _tag: "Released"; readonly error: StoreError }
   /** Another worker has taken it over. */
   | { readonly _tag: "Fenced" }
+  /** It waits, and nothing but what is recorded can wake it. `wakeAt` is when it goes on by itself, if it does. */
+  | { readonly _tag: "Parked"; readonly wakeAt: number | null }
   /** This worker gives it up: it shuts down, or nobody wants the run here any more. */
   | { readonly _tag: "Evicted" }
   /** As if the process had died. */
@@ -64,9 +68,14 @@ export interface Household {
   readonly limits: Limits
   readonly unrequestedAfter: number
   readonly deadlockAfter: number
-  readonly after: (millis: number, callback: () => void) => () => void
+  readonly after: After
   readonly fork: (effect: Effect.Effect<void>) => void
+  /** How long a run rests before it leaves memory, in milliseconds. */
+  readonly parkGrace: number
   readonly loadAfter: (run: ActiveRun, position: number) => void
+  readonly readMail: (run: ActiveRun, wanted: ReadonlyArray<Wanted>) => void
+  /** A run sleeps, until then if it goes on by itself. */
+  readonly parked: (wakeAt: number | null) => void
 }
 
 export interface RunIdentity {
@@ -74,19 +83,21 @@ export interface RunIdentity {
   readonly name: string
   readonly generation: number
   readonly epoch: number
-  /** When the run was created: its own time begins there. */
-  readonly createdAt: number
+  /** When its present generation began: its own time begins there. */
+  readonly begunAt: number
+  /** The version of its inbox that is known. */
+  readonly inbox: number
+  /** Whether it may leave memory while it waits. */
+  readonly parks: boolean
 }
 
 /** An operation that waits, and does nothing meanwhile, so that a later life takes it up as it is. */
 export const isWait = (row: StepRow): boolean => row.status === "IN_PROGRESS" && row.kind !== "step"
 
-/** A timer of JavaScript holds 24 days. */
-const longestTimer = 24 * 60 * 60 * 1_000
-
 export class ActiveRun {
   readonly sequencer: Sequencer
   readonly unwinding: Unwinding
+  readonly mailbox: Mailbox
   readonly ending: Deferred.Deferred<Ending>
   /** The rows that answer no replay, by address: what is under way, and attempts before. */
   readonly unfinished = new Map<string, StepRow>()
@@ -121,12 +132,14 @@ export class ActiveRun {
           "A wait that no step contains",
           "the body has several branches, and one of them was woken by something that is not recorded (a promise, a socket, a timer), so no replay could repeat the order. Wrap that effect in Step.durable"
         )),
+      onRest: () => this.rests(),
       onDeadlock: () =>
         this.stop(new Deadlocked({ workflowId: identity.workflowId, afterMillis: household.deadlockAfter })),
       unrequestedAfter: household.unrequestedAfter,
       deadlockAfter: household.deadlockAfter
     })
     this.unwinding = new Unwinding(this.sequencer)
+    this.mailbox = new Mailbox(identity.inbox, (wanted) => household.readMail(this, wanted))
   }
 
   get workflowId(): string {
@@ -143,7 +156,7 @@ export class ActiveRun {
    * has the same. It never goes back.
    */
   get time(): number {
-    return Math.max(this.identity.createdAt, this.sequencer.handedAt)
+    return Math.max(this.identity.begunAt, this.sequencer.handedAt)
   }
 
   now(): number {
@@ -218,8 +231,11 @@ export class ActiveRun {
     return { ...this.emptyUpdate, ...changes }
   }
 
-  /** Records an outcome, which is handed to the body when it is durable. Waits only for room in the journal. */
-  record(row: Omit<StepRow, "position" | "final">): Effect.Effect<void> {
+  /**
+   * Records an outcome, which is handed to the body when it is durable, together with other changes. Waits only for room in the
+   * journal.
+   */
+  record(row: Omit<StepRow, "position" | "final">, also: Partial<RunUpdate> = {}): Effect.Effect<void> {
     return Effect.suspend(() => {
       const position = this.takePosition()
       if (position === null) {
@@ -229,12 +245,15 @@ export class ActiveRun {
       const recorded: StepRow = { ...row, position, final: true }
       this.offered = position
       return this.household.journal.offer({
-        update: this.update({ steps: [recorded] }),
+        update: this.update({ ...also, steps: [recorded] }),
         cancelled: () => this.lost,
         done: (result) =>
           this.acknowledged(result, () => {
             this.handCommitted()
             this.durable = position
+            for (const { signalId } of also.takes ?? []) {
+              this.mailbox.taken(signalId)
+            }
             this.sequencer.recorded(recorded)
             this.handCommitted()
           })
@@ -290,7 +309,7 @@ export class ActiveRun {
   }
 
   /** Writes rows that answer no replay, and waits until they are durable. Does not return if the run has to leave. */
-  writeThrough(changes: Pick<RunUpdate, "steps" | "attempts">): Effect.Effect<void> {
+  writeThrough(changes: Partial<RunUpdate>): Effect.Effect<void> {
     return Effect.suspend(() => this.left ? this.parked : this.written(changes))
   }
 
@@ -347,19 +366,63 @@ export class ActiveRun {
       this.timers.delete(cancel)
       stop()
     }
-    const wait = () => {
-      const rest = due - this.now()
-      if (rest > 0) {
-        stop = this.household.after(Math.min(rest, longestTimer), wait)
-      } else {
-        this.timers.delete(cancel)
-        callback()
-      }
-    }
     this.timers.add(cancel)
-    wait()
+    stop = callAt(this.household.after, () => this.now(), due, () => {
+      this.timers.delete(cancel)
+      callback()
+    })
     return cancel
   }
+
+  // -- resting
+
+  /** What the body waits for and nothing in this process is needed for, by address, with the time at which it is due. */
+  private readonly restful = new Map<string, number | null>()
+  private stopResting: (() => void) | null = null
+
+  /** An operation waits for a time, or for something to be sent to the run, and does nothing meanwhile. */
+  rest(address: string, due: number | null): void {
+    this.restful.set(address, due)
+    this.rests()
+  }
+
+  /** It waits no longer. */
+  stir(address: string): void {
+    this.restful.delete(address)
+  }
+
+  /** When the run goes on by itself; `null` if it does not; none if something of it is under way. */
+  private get wakeAt(): Option.Option<number | null> {
+    if (!this.identity.parks || this.left || this.sequencer.waiting !== this.restful.size) {
+      return Option.none()
+    }
+    let wakeAt: number | null = null
+    for (const due of this.restful.values()) {
+      wakeAt = due === null ? wakeAt : Math.min(due, wakeAt ?? due)
+    }
+    return Option.some(wakeAt)
+  }
+
+  /** If the run rests for the whole grace, and for some time after it, it leaves memory. */
+  private rests() {
+    const { parkGrace } = this.household
+    const isLong = (wakeAt: number | null) => wakeAt === null || wakeAt > this.now() + parkGrace
+    if (this.stopResting !== null || !Option.exists(this.wakeAt, isLong)) {
+      return
+    }
+    const { stirred } = this.sequencer.scheduler
+    this.stopResting = this.household.after(parkGrace, () => {
+      this.stopResting = null
+      const wakeAt = Option.getOrUndefined(this.wakeAt)
+      if (wakeAt !== undefined && this.sequencer.scheduler.stirred === stirred) {
+        this.finish({ _tag: "Parked", wakeAt })
+      } else {
+        this.rests()
+      }
+    })
+  }
+
+  // -- attempts under way
 
   /** An attempt at a step is under way from now on. */
   attemptBegan(attempt: Attempt): void {
@@ -418,6 +481,7 @@ export class ActiveRun {
     for (const cancel of this.timers) {
       cancel()
     }
+    this.stopResting?.()
     Deferred.unsafeDone(this.ending, Effect.succeed(ending))
   }
 

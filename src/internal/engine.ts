@@ -1,5 +1,7 @@
 /** The engine: starts runs, lets them live here, takes over what dead workers left, and tells those who wait. */
 import { hostname } from "node:os"
+import type { NoSuchElementException } from "effect/Cause"
+import * as Cause from "effect/Cause"
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as FiberId from "effect/FiberId"
@@ -10,10 +12,11 @@ import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import type { StoreError } from "../Errors.js"
 import { NothingToResume, WorkflowIdConflict, WorkflowNotFound } from "../Errors.js"
-import type { RunInsert, RunRow, SharedClient } from "../StepStore.js"
+import type { RunInsert, RunRow, RunUpdate, SharedClient, Signal } from "../StepStore.js"
 import { StepStore } from "../StepStore.js"
-import type { Household } from "./activeRun.js"
+import type { Ending, Household } from "./activeRun.js"
 import { endingOf } from "./activeRun.js"
+import { Alarm } from "./alarm.js"
 import { FaultPoints } from "./faultPoints.js"
 import { emptyUpdate, Journal } from "./journal.js"
 import type { Limits } from "./limits.js"
@@ -32,8 +35,16 @@ export interface Settings {
   readonly deadlockAfter: number
   /** How often the engine looks for what it was not told of, in milliseconds. */
   readonly slowPoll: number
+  /** How long a run rests before it leaves memory, in milliseconds. */
+  readonly parkGrace: number
   readonly limits: Limits
 }
+
+/** A run whose row is gone has been taken away. */
+const missing = (cause: Cause.Cause<StoreError | NoSuchElementException>): Ending =>
+  Cause.isFailType(cause) && cause.error._tag === "NoSuchElementException"
+    ? { _tag: "Fenced" }
+    : endingOf(cause as Cause.Cause<StoreError>)
 
 export const make = (settings: Settings): Effect.Effect<Engine["Type"], StoreError, StepStore | Scope.Scope> =>
   Effect.gen(function*() {
@@ -64,10 +75,23 @@ export const make = (settings: Settings): Effect.Effect<Engine["Type"], StoreErr
           onFailure: (cause) => run.finish(endingOf(cause)),
           onSuccess: (rows) => run.loaded(rows, rows.length === pageSize)
         }))
+      },
+      parkGrace: settings.parkGrace,
+      readMail: (run, wanted) => {
+        fork(Effect.matchCause(Effect.flatten(store.mail(run.workflowId, wanted)), {
+          onFailure: (cause) => run.finish(missing(cause)),
+          onSuccess: (mail) => run.mailbox.received(mail)
+        }))
+      },
+      parked: (wakeAt) => {
+        if (wakeAt !== null) {
+          alarm.setAt(wakeAt)
+        }
       }
     }
     const roster = new Roster({ worker, store, household, clock, fork })
-    yield* Effect.addFinalizer(() => roster.close)
+    const alarm = new Alarm(household.after, now, () => fork(quietly(seek)))
+    yield* Effect.addFinalizer(() => Effect.zipRight(roster.close, Effect.sync(() => alarm.stop())))
 
     // -- keeping house
 
@@ -78,17 +102,41 @@ export const make = (settings: Settings): Effect.Effect<Engine["Type"], StoreErr
         false
       )
 
-    const recover = Effect.zipRight(
-      quietly(Effect.flatMap(store.dead, (dead) => roster.claimAll(dead))),
-      Effect.flatMap(roster.doubts, Effect.forEach(quietly, { discard: true }))
+    /** Takes what can be taken, and finds out when there is more. */
+    const seek = Effect.suspend(() =>
+      Effect.zipRight(
+        roster.claimAll([]),
+        Effect.map(store.nextWake([...roster.registered.keys()]), Option.map((at) => alarm.setAt(at)))
+      )
+    )
+
+    /** Lets the runs that live here look into what may have been sent to them. */
+    const lookAround = Effect.suspend(() =>
+      roster.residents.size === 0
+        ? Effect.void
+        : Effect.map(store.inboxes([...roster.residents.keys()]), (inboxes) => {
+          for (const { version, workflowId } of inboxes) {
+            roster.residents.get(workflowId)?.look(version)
+          }
+        })
+    )
+
+    const recover = quietly(Effect.flatMap(store.dead, (dead) => roster.claimAll(dead))).pipe(
+      Effect.zipRight(Effect.flatMap(roster.doubts, Effect.forEach(quietly, { discard: true }))),
+      Effect.zipRight(quietly(seek)),
+      Effect.zipRight(quietly(lookAround))
     )
 
     yield* store.changes.pipe(
       Stream.runForEach((change) => {
-        roster.watchers.notify(change === null ? null : change.runs)
-        return change !== null && change.runs.every((workflowId) => roster.residents.has(workflowId))
-          ? Effect.void
-          : quietly(roster.claimAll([]))
+        if (change === null) {
+          roster.watchers.notify(null)
+          roster.tellArriving()
+          return Effect.zipRight(quietly(seek), quietly(lookAround))
+        }
+        roster.watchers.notify(change.runs)
+        roster.tell(change.mail)
+        return change.runs.every((workflowId) => roster.lives(workflowId)) ? Effect.void : quietly(seek)
       }),
       Effect.withTracerEnabled(false),
       Effect.retry(Schedule.spaced(settings.slowPoll)),
@@ -150,7 +198,11 @@ export const make = (settings: Settings): Effect.Effect<Engine["Type"], StoreErr
           workflowId,
           Effect.tap(insert(request, owned, createdAt), (row) =>
             row === null && owned
-              ? roster.inhabitDefined({ workflowId, name, generation: 0, epoch: 1, createdAt }, true, payload)
+              ? roster.inhabitDefined(
+                { workflowId, name, generation: 0, epoch: 1, begunAt: createdAt, inbox: 0, parks: true },
+                true,
+                payload
+              )
               : Effect.void)
         ).pipe(
           Effect.flatMap((row): Effect.Effect<void, WorkflowIdConflict | StoreError> =>
@@ -311,6 +363,23 @@ export const make = (settings: Settings): Effect.Effect<Engine["Type"], StoreErr
         Effect.uninterruptible
       )
 
+    // -- sending
+
+    /** An update from outside, to a run that may live here, elsewhere, or nowhere. */
+    const send = (update: Partial<RunUpdate> & Pick<RunUpdate, "workflowId">) =>
+      journal.write({ ...emptyUpdate({ workflowId: update.workflowId, generation: 0, epoch: null }), ...update })
+
+    const sendSignal = (workflowId: string, signal: Signal) =>
+      Effect.map(
+        shared === null
+          ? send({ workflowId, signals: [signal] })
+          : Effect.if(shared.isHeld, {
+            onTrue: () => shared.send(workflowId, signal),
+            onFalse: () => send({ workflowId, signals: [signal] })
+          }),
+        (answer) => answer._tag
+      )
+
     const script = makeScript({
       roster,
       store,
@@ -329,6 +398,8 @@ export const make = (settings: Settings): Effect.Effect<Engine["Type"], StoreErr
       poll: (workflowId, name) =>
         apart("poll", Effect.map(store.run(workflowId), Option.filter((row) => row.name === name))),
       resume: (workflowId, name) => apart("resume", resume(workflowId, name)),
+      send: sendSignal,
+      token: (token) => store.token(token),
       script: (request) => apart("Workflow.run", script(request)),
       maxValueBytes: settings.limits.value
     }

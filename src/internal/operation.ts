@@ -65,6 +65,8 @@ export interface OperationSpec<A, E, R> {
    * @returns what stops it again, and calls back when it has let go
    */
   readonly begin: (begun: Begun) => (ended: () => void) => void
+  /** The body has stopped waiting before it was given the record. */
+  readonly voided?: (record: StepRow, branch: Branch) => void
   /** What the body gets for a record; runs in the body's fiber, live and in replay alike. */
   readonly answer: (record: StepRow, branch: Branch) => Effect.Effect<A, E, R>
   readonly inStep: (place: InStep) => Effect.Effect<A, E, R>
@@ -150,6 +152,7 @@ const request = <A, E, R>(
       operation,
       answer: (record) => resume(spec.answer(record, branch)),
       release: () => resume(run.parked),
+      voided: (record) => spec.voided?.(record, branch),
       begin: () => {
         letGo = spec.begin({ branch, address: operation.address, sequence, askedAfter, fiber, status })
       }

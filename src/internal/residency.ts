@@ -88,6 +88,13 @@ export const stoppedPatch = (at: number, reason: StopReason): RunPatch => ({
   stopReason: reason
 })
 
+/** The run sleeps. */
+const parkedPatch = (at: number, wakeAt: number | null): RunPatch => ({
+  ...pendingPatch(at),
+  status: "SUSPENDED",
+  wakeAt
+})
+
 const endedPatch = (at: number, status: "COMPLETED" | "FAILED", outcome: string | null): RunPatch => ({
   ...pendingPatch(at),
   status,
@@ -136,7 +143,10 @@ export class Residency {
   private readonly store: Store
   private readonly household: Household
   private run: ActiveRun
-  private leaving = false
+  private givenUp = false
+  /** Something has been sent to the run that its present life has to look into. */
+  private told = false
+  private begun: ActiveRun | null = null
   private resting = false
   private lives = 0
   private readonly abandoned = Deferred.unsafeMake<Option.Option<RunEnd>>(FiberId.none)
@@ -170,7 +180,7 @@ export class Residency {
 
   /** The run is to leave, or, if its life here has not begun, not to begin it. */
   giveUp(): void {
-    this.leaving = true
+    this.givenUp = true
     this.run.finish({ _tag: "Evicted" })
     if (this.resting) {
       Deferred.unsafeDone(this.abandoned, Effect.succeedNone)
@@ -195,7 +205,7 @@ export class Residency {
       Effect.tapError(() =>
         Effect.sync(() => {
           this.resting = true
-          if (this.leaving) {
+          if (this.givenUp) {
             Deferred.unsafeDone(this.abandoned, Effect.succeedNone)
           }
         })
@@ -210,15 +220,25 @@ export class Residency {
       const run = new ActiveRun(this.identity, this.household)
       this.run = run
       this.lives++
-      if (this.leaving) {
+      if (this.givenUp) {
         run.finish({ _tag: "Evicted" })
       }
       return (fresh ? Effect.sync(() => run.restore(nothingKnown)) : this.restore(run)).pipe(
-        Effect.tap(() => Effect.sync(() => run.closed || begin(run, program))),
+        Effect.tap(() => Effect.sync(() => run.closed || this.begin(run, program, fresh))),
         Effect.zipRight(Deferred.await(run.ending)),
-        Effect.flatMap((ending) => this.settle(run, ending))
+        Effect.flatMap((ending) => this.settle(run, ending, program))
       )
     })
+  }
+
+  /** What was sent to the run before this life of it is looked into when its history is known. */
+  private begin(run: ActiveRun, program: Program, fresh: boolean) {
+    begin(run, program)
+    this.begun = run
+    if (!fresh || this.told) {
+      this.told = false
+      run.mailbox.look()
+    }
   }
 
   /** Loads what is recorded of the run, and marks what a dead worker left under way. */
@@ -246,7 +266,7 @@ export class Residency {
     }).pipe(Effect.catchAllCause((cause) => Effect.sync(() => run.finish(endingOf(cause)))))
   }
 
-  private settle(run: ActiveRun, ending: Ending): Effect.Effect<Option.Option<RunEnd>, Failure> {
+  private settle(run: ActiveRun, ending: Ending, program: Program): Effect.Effect<Option.Option<RunEnd>, Failure> {
     const left = evict(run)
     switch (ending._tag) {
       case "BodyEnded":
@@ -261,6 +281,8 @@ export class Residency {
         ).pipe(Effect.zipRight(left), Effect.zipRight(Effect.fail(ending.error)))
       case "Fenced":
         return Effect.as(left, Option.none())
+      case "Parked":
+        return Effect.zipRight(left, this.park(run, ending.wakeAt, program))
       case "Evicted":
         return Effect.zipRight(left, this.give(run))
       case "Crashed":
@@ -319,6 +341,36 @@ export class Residency {
           Option.some(end)
         )
     )
+  }
+
+  /** Lets the run sleep, unless something has been sent to it that it has not seen: then it lives on. */
+  private park(
+    run: ActiveRun,
+    wakeAt: number | null,
+    program: Program
+  ): Effect.Effect<Option.Option<RunEnd>, Failure> {
+    const update = run.update({ patch: parkedPatch(run.now(), wakeAt), inbox: run.mailbox.seen })
+    return Effect.flatMap(this.patiently(this.household.journal.write(update)), (answer) => {
+      if (answer._tag === "Missed") {
+        return this.once(false, program)
+      }
+      this.household.parked(wakeAt)
+      return Effect.succeedNone
+    })
+  }
+
+  /** The run leaves memory, or has left. */
+  get leaving(): boolean {
+    return this.run.closed
+  }
+
+  /** Something may have been sent to the run: to be looked into, if a version says so, or whatever it is. */
+  look(version: number | null): void {
+    if (this.begun !== this.run) {
+      this.told = true
+    } else if (version === null || version > this.run.mailbox.seen) {
+      this.run.mailbox.look()
+    }
   }
 
   /** Lets another worker have the run. If that cannot be recorded, the others see that this worker is gone. */

@@ -29,7 +29,9 @@ export const identityOf = (row: RunRow): RunIdentity => ({
   name: row.name,
   generation: row.generation,
   epoch: row.epoch,
-  createdAt: row.createdAt
+  begunAt: row.begunAt,
+  inbox: row.inbox,
+  parks: true
 })
 
 export interface RosterOptions {
@@ -47,6 +49,8 @@ export class Roster {
   private readonly options: RosterOptions
   /** Runs on their way: owned by this worker in the store, perhaps, and not living here yet. */
   private readonly arriving = new Map<string, number>()
+  /** Those of them to which something has been sent meanwhile. */
+  private readonly toldOnTheWay = new Set<string>()
   /** How many claims are under way that may bring any run. */
   private claiming = 0
   /** Runs that could not be created for all one knows: if they were, they are this worker's, and nobody drives them. */
@@ -90,6 +94,9 @@ export class Roster {
     if (this.closed) {
       residency.giveUp()
     }
+    if (this.toldOnTheWay.has(workflowId)) {
+      residency.look(null)
+    }
     this.options.fork(
       (before === undefined ? Effect.void : before.left).pipe(
         Effect.zipRight(residency.live(fresh, program)),
@@ -116,6 +123,27 @@ export class Roster {
     })
   }
 
+  /** Whether a run lives here, and is not about to leave. */
+  lives(workflowId: string): boolean {
+    const residency = this.residents.get(workflowId)
+    return residency !== undefined && !residency.leaving
+  }
+
+  /** Something has been sent to these runs. */
+  tell(workflowIds: Iterable<string>): void {
+    for (const workflowId of workflowIds) {
+      this.residents.get(workflowId)?.look(null)
+      if (this.arriving.has(workflowId)) {
+        this.toldOnTheWay.add(workflowId)
+      }
+    }
+  }
+
+  /** Something may have been sent to the runs that are on their way. */
+  tellArriving(): void {
+    this.tell(this.arriving.keys())
+  }
+
   /** Marks a run as on its way while an effect brings it here, so that it is not taken for an orphan. */
   arrive<A, E, R>(workflowId: string, self: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> {
     return Effect.suspend(() => {
@@ -126,6 +154,7 @@ export class Roster {
           const others = this.arriving.get(workflowId)! - 1
           if (others === 0) {
             this.arriving.delete(workflowId)
+            this.toldOnTheWay.delete(workflowId)
           } else {
             this.arriving.set(workflowId, others)
           }

@@ -13,7 +13,7 @@ import type {
   WorkflowIdInvalid,
   WorkflowNotFound
 } from "../Errors.js"
-import type { RunRow } from "../StepStore.js"
+import type { CommitAnswer, RunRow, Signal, TokenOwner } from "../StepStore.js"
 
 /** What a body can know of its run. */
 export interface RunInfo {
@@ -90,6 +90,10 @@ export class Engine extends Context.Tag("perdure/Engine")<Engine, {
     workflowId: string,
     name: string
   ) => Effect.Effect<void, WorkflowNotFound | NothingToResume | StoreError>
+  /** Sends a signal; answers what became of it. */
+  readonly send: (workflowId: string, signal: Signal) => Effect.Effect<CommitAnswer["_tag"], StoreError>
+  /** Which run has given a token away. */
+  readonly token: (token: string) => Effect.Effect<Option.Option<TokenOwner>, StoreError>
   readonly script: (
     request: ScriptRequest
   ) => Effect.Effect<RunEnd, WorkflowIdInvalid | WorkflowIdConflict | StoreError>

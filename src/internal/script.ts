@@ -49,7 +49,10 @@ export const makeScript =
               roster.claimRows([scriptName], workflowId, dead).pipe(
                 Effect.flatMap((claimed) => Effect.forEach(claimed, ({ run }) => run)),
                 Effect.map(([mine]) =>
-                  Option.map(Option.fromNullable(mine), (mine) => roster.inhabit(identityOf(mine), false, program))
+                  Option.map(
+                    Option.fromNullable(mine),
+                    (mine) => roster.inhabit({ ...identityOf(mine), parks: false }, false, program)
+                  )
                 )
               )
             ))
@@ -82,7 +85,11 @@ export const makeScript =
 
         const createdAt = now()
         const created = () =>
-          roster.inhabit({ workflowId, name: scriptName, generation: 0, epoch: 1, createdAt }, true, program)
+          roster.inhabit(
+            { workflowId, name: scriptName, generation: 0, epoch: 1, begunAt: createdAt, inbox: 0, parks: false },
+            true,
+            program
+          )
         return Effect.flatMap(
           roster.arrive(
             workflowId,

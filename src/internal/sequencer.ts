@@ -19,6 +19,8 @@ export interface Wait {
   readonly release: () => void
   /** Starts the operation, because nothing is recorded of it. */
   readonly begin: () => void
+  /** What it was recorded with comes to nobody: the fiber has stopped waiting. */
+  readonly voided: (record: StepRow) => void
 }
 
 /** A fiber of the body that was interrupted while it waited, and goes on when the operation has let go. */
@@ -40,6 +42,8 @@ export interface Surroundings {
   readonly onForeign: () => void
   /** The body waits for what nothing recorded can bring. */
   readonly onDeadlock: () => void
+  /** The body rests, and waits for operations that have begun. */
+  readonly onRest: () => void
   readonly unrequestedAfter: number
   readonly deadlockAfter: number
 }
@@ -84,7 +88,7 @@ export class Sequencer {
   private leaves = 0
   private readonly waits = new Map<string, Wait>()
   /** Operations whose waiting fiber is gone: their outcomes are void. */
-  private readonly voided = new Set<string>()
+  private readonly voided = new Map<string, Wait>()
   private readonly cuts: Array<Cut> = []
   /** Recorded, and not handed over yet from `next` on. */
   private records: Array<StepRow> = []
@@ -167,7 +171,7 @@ export class Sequencer {
   cut(wait: Wait, resume: () => void, release: () => void): { readonly ended: () => void } {
     this.waits.delete(wait.operation.address)
     this.unbegun.delete(wait)
-    this.voided.add(wait.operation.address)
+    this.voided.set(wait.operation.address, wait)
     const cut: Cut = { resume, release, ended: false }
     this.cuts.push(cut)
     return {
@@ -186,6 +190,11 @@ export class Sequencer {
   /** Outcomes are recorded that the body has not been handed yet, as far as is known. */
   get ahead(): boolean {
     return this.more || this.next < this.records.length
+  }
+
+  /** How many operations the body waits for; none can be told if it has stopped waiting for one that has not let go. */
+  get waiting(): number | null {
+    return this.cuts.length > 0 || this.ahead || !this.scheduler.idle ? null : this.waits.size
   }
 
   /** The recorded outcome that the body, which has ended, never asked for. */
@@ -294,8 +303,11 @@ export class Sequencer {
       this.cause(() => wait.answer(record))
       return true
     }
-    if (this.voided.delete(recorded.address)) {
+    const gone = this.voided.get(recorded.address)
+    if (gone !== undefined) {
       this.next++
+      this.voided.delete(recorded.address)
+      gone.voided(record)
       return true
     }
     this.alarm(this.around.unrequestedAfter, () => this.around.onMismatch(recorded, this.firstUnbegun))
@@ -319,6 +331,8 @@ export class Sequencer {
     }
     if (this.waits.size === 0) {
       this.alarm(this.around.deadlockAfter, this.around.onDeadlock)
+    } else {
+      this.around.onRest()
     }
     return false
   }

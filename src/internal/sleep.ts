@@ -52,9 +52,14 @@ const begin = (due: number, { address, askedAfter, branch, sequence }: Begun) =>
     error: null
   })
   run.jot(row("IN_PROGRESS"))
-  const cancel = run.at(due, () => run.household.fork(run.record(row("COMPLETED"))))
+  run.rest(address, due)
+  const cancel = run.at(due, () => {
+    run.stir(address)
+    run.household.fork(run.record(row("COMPLETED")))
+  })
   return (ended: () => void) => {
     cancel()
+    run.stir(address)
     run.jot({ ...row("FAILED"), error: JSON.stringify({ detail: "cut: the body stopped waiting for this sleep" }) })
     ended()
   }

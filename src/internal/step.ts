@@ -146,6 +146,13 @@ const begin = (
 
   // -- what follows it
 
+  /** Between two attempts the run may leave memory. */
+  const pause = (dueAt: number) =>
+    Effect.suspend(() => {
+      run.rest(address, dueAt)
+      return Effect.ensuring(sleepUntil(clock, dueAt), Effect.sync(() => run.stir(address)))
+    })
+
   const retried = (retry: Retry): Effect.Effect<void, never, unknown> => {
     const step = stepper(retry, clock, run.idempotencyKeyOf(address))
 
@@ -176,7 +183,7 @@ const begin = (
           attempts: [{ stepKey, attempt, startedAt, endedAt, dueAt, errorTag, error: failed.error }]
         })
       }).pipe(
-        Effect.zipRight(sleepUntil(clock, dueAt)),
+        Effect.zipRight(pause(dueAt)),
         Effect.zipRight(Effect.suspend(() => {
           attempt++
           return loop
@@ -224,7 +231,7 @@ const begin = (
         return run.parked
       })
     }
-    return past.dueAt === null ? work : Effect.zipRight(sleepUntil(clock, past.dueAt), work)
+    return past.dueAt === null ? work : Effect.zipRight(pause(past.dueAt), work)
   }
 
   return runStep({ begun, attempt, stepKey, place, row, program: program(), isRecorded: constFalse })

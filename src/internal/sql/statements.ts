@@ -307,8 +307,10 @@ export const make = (dialect: Dialect, prefix: string, namespace: string) => {
     cancel: `UPDATE ${workflows} SET inbox = inbox + 1, cancel_at = ?, ` +
       `stop_reason = NULL, ${awake("status IN ('SUSPENDED', 'STOPPED')")} ` +
       `WHERE namespace = ? AND workflow_id = ? AND cancel_at IS NULL`,
-    mail: `SELECT ${selection(signalFields)} FROM ${signals} WHERE namespace = ? AND workflow_id = ? ` +
-      `AND taken_by IS NULL AND sent_at IS NOT NULL ORDER BY number LIMIT ?`,
+    namedMail: `SELECT ${selection(signalFields)} FROM ${signals} WHERE namespace = ? AND workflow_id = ? ` +
+      `AND name = ? AND ${waits} AND NOT ${isToken} ORDER BY number LIMIT ?`,
+    tokenMail: `SELECT ${selection(signalFields)} FROM ${signals} WHERE namespace = ? AND workflow_id = ? ` +
+      `AND name = ? AND ${waits} AND signal_id = ? LIMIT ?`,
     inbox: `SELECT inbox, cancel_at AS "cancelAt" FROM ${workflows} WHERE namespace = ? AND workflow_id = ?`,
     inboxes: `SELECT workflow_id AS "workflowId", inbox AS "version" FROM ${workflows} ` +
       `WHERE namespace = ? AND ${dialect.isAmong("workflow_id")}`,
@@ -397,6 +399,9 @@ const claimable = (workflows: string, dialect: Dialect) => {
 /** A run in one of these statuses is claimable from now on. */
 const awake = (which: string) =>
   `wake_at = CASE WHEN ${which} THEN NULL ELSE wake_at END, status = CASE WHEN ${which} THEN 'PENDING' ELSE status END`
+
+/** A signal that can be taken. The index on them is found by this very text. */
+const waits = "taken_by IS NULL AND sent_at IS NOT NULL"
 
 /** A signal whose id was given away before anybody sent it. The index on them is found by this very text. */
 const isToken = "substr(signal_id, 1, 1) = '~'"
@@ -496,8 +501,8 @@ export const migrations = (dialect: Dialect, prefix: string): ReadonlyArray<Read
       value TEXT,
       PRIMARY KEY (namespace, workflow_id, signal_id)
     ) ${dialect.heap}`,
-    `CREATE INDEX ${prefix}signals_waiting ON ${prefix}signals (namespace, workflow_id, number)
-      WHERE taken_by IS NULL AND sent_at IS NOT NULL`,
+    `CREATE INDEX ${prefix}signals_waiting ON ${prefix}signals (namespace, workflow_id, name, number)
+      WHERE ${waits}`,
     `CREATE INDEX ${prefix}signals_tokens ON ${prefix}signals (namespace, signal_id) WHERE ${isToken}`,
     `CREATE TABLE ${prefix}workers (
       namespace TEXT NOT NULL,

@@ -334,7 +334,7 @@ export const make = (options: {
       ),
     ended: (workflowIds) => rows(statements.ended, [namespace, JSON.stringify(workflowIds)]),
     inboxes: (workflowIds) => rows(statements.inboxes, [namespace, JSON.stringify(workflowIds)]),
-    mail: (workflowId, limit) =>
+    mail: (workflowId, wanted) =>
       database.turn(Effect.fnUntraced(function*(session: Session) {
         const [inbox] = yield* session.all<Omit<StepStore.MailEncoded, "signals">>(
           statements.inbox,
@@ -342,7 +342,11 @@ export const make = (options: {
         )
         return inbox === undefined ? null : {
           ...inbox,
-          signals: yield* session.all<StepStore.SignalEncoded>(statements.mail, [namespace, workflowId, limit])
+          signals: (yield* Effect.forEach(wanted, ({ limit, name, token }) =>
+            session.all<StepStore.SignalEncoded>(
+              token === null ? statements.namedMail : statements.tokenMail,
+              [namespace, workflowId, name, ...(token === null ? [] : [token]), limit]
+            ))).flat()
         }
       })),
     token: (token) =>
