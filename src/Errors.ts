@@ -526,6 +526,31 @@ export class Deadlocked extends Schema.TaggedError<Deadlocked>()("Deadlocked", {
 }
 
 /**
+ * What was to undo effects of the run died. The rest has been undone; `resume` undoes what is left.
+ *
+ * @since 0.1.0
+ * @category stop reasons
+ */
+export class CompensationDied extends Schema.TaggedError<CompensationDied>()("CompensationDied", {
+  workflowId: Schema.String,
+  /** What is left to undo, in the order in which that was tried. */
+  left: Schema.Array(Schema.Struct({
+    address: Schema.String,
+    /** The step to be undone. */
+    id: Schema.String,
+    detail: Schema.String
+  }))
+}) {
+  override get message() {
+    return `The compensations of run ${shown(this.workflowId)} have not undone everything. Left to undo:` +
+      this.left.map(({ address, detail, id }) => `\n  ${shown(id)} (${this.workflowId}:${address}): ${detail}`).join(
+        ""
+      ) +
+      "\nMend them, then resume the run: they run again"
+  }
+}
+
+/**
  * Why a run is STOPPED.
  *
  * @since 0.1.0
@@ -540,6 +565,7 @@ export const StopReason = Schema.Union(
   Misplaced,
   LimitExceeded,
   Deadlocked,
+  CompensationDied,
   StoreCorrupt,
   StoreRejected
 )
@@ -562,6 +588,21 @@ export class RunStopped extends Schema.TaggedError<RunStopped>()("RunStopped", {
 }) {
   override get message() {
     return `Run ${shown(this.workflowId)} is stopped. ${this.reason.message}`
+  }
+}
+
+/**
+ * The run was cancelled, by somebody or by its deadline. What it had done has been undone as far as its steps say how.
+ *
+ * @since 0.1.0
+ * @category errors
+ */
+export class RunCancelled extends Schema.TaggedError<RunCancelled>()("RunCancelled", {
+  workflowId: Schema.String,
+  reason: Schema.Literal("cancelled", "deadline")
+}) {
+  override get message() {
+    return `Run ${shown(this.workflowId)} was cancelled${this.reason === "deadline" ? ": its deadline had come" : ""}`
   }
 }
 

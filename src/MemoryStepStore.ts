@@ -293,7 +293,7 @@ const nextOf = Effect.fnUntraced(
       return yield* rejected(`generation ${generation} of the run is not its present one`)
     }
     const { begunAt, payload, payloadCodec, payloadDigest } = next
-    return { generation: generation + 1, begunAt, payload, payloadCodec, payloadDigest }
+    return { generation: generation + 1, begunAt, updatedAt: begunAt, payload, payloadCodec, payloadDigest }
   }
 )
 

@@ -3,6 +3,7 @@
  *
  * @since 0.1.0
  */
+import type * as Cause from "effect/Cause"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import { dual } from "effect/Function"
@@ -14,6 +15,7 @@ import type { ErrorOut, OptionsCheck, OutcomeOptions, SchemaR, SelfCheck, Succes
 import { makeRetry } from "./internal/retry.js"
 import type { Run } from "./internal/run.js"
 import { CurrentStep } from "./internal/run.js"
+import type { Compensate } from "./internal/step.js"
 import { step } from "./internal/step.js"
 import { transactionStep } from "./internal/transactionStep.js"
 
@@ -56,15 +58,20 @@ export interface RetryOptions<E = unknown, R = never> {
  * - `onInterrupted`: what becomes of an attempt that was cut off, by the death of its process or because the run had to leave it.
  *   `"rerun"`, the default, runs the step again: at least once. With `"fail"` the step fails with a `StepInterrupted`, which need
  *   not be in `error`, and is never run again: at most once. It costs a write before each attempt.
+ * - `compensate`: what undoes the step if the run fails with its typed error or is cancelled, given the recorded value and why. It
+ *   runs as a step of its own, after those of all later steps. It must not fail: let it retry what may fail, and `Effect.orDie` what
+ *   then remains, which stops the run. A step that failed or was cut has no value, and is not compensated; where that matters, wrap
+ *   the step in `Effect.uninterruptible`, so that it cannot be cut.
  *
  * @since 0.1.0
  * @category models
  */
-export interface Options<E = unknown, R = never> extends OutcomeOptions {
+export interface Options<E = unknown, R = never, A = never> extends OutcomeOptions {
   readonly fingerprint?: string
   readonly retry?: Schedule.Schedule<unknown, E | StepTimeout | StepDied, R> | RetryOptions<E, R>
   readonly timeout?: Duration.DurationInput
   readonly onInterrupted?: "rerun" | "fail"
+  readonly compensate?: (value: A, cause: Cause.Cause<unknown>) => Effect.Effect<unknown, never, R>
 }
 
 /**
@@ -87,7 +94,7 @@ export interface TransactionOptions extends OutcomeOptions {
  * @since 0.1.0
  * @category models
  */
-export interface Spec<E = unknown, R = never> extends Options<E, R> {
+export interface Spec<E = unknown, R = never, A = never> extends Options<E, R, A> {
   readonly id: string
   readonly execute: Effect.Effect<unknown, unknown, unknown>
 }
@@ -115,7 +122,7 @@ export type Current = CurrentStep
 export type Durable<A, E, R, O> = Effect.Effect<
   SuccessOut<A, O>,
   ErrorOut<E, O> | Added<O>,
-  Exclude<R | RetryR<O>, CurrentStep | Scope.Scope> | SchemaR<O> | Run
+  Exclude<R | RetryR<O> | NeededBy<OptionOf<O, "compensate">>, CurrentStep | Scope.Scope> | SchemaR<O> | Run
 >
 
 /** What the options hold under a name, whichever of them it is. */
@@ -157,7 +164,7 @@ type AnySchema = Schema.Schema<unknown, unknown, unknown>
 const make_ = (
   self: Effect.Effect<unknown, unknown, unknown>,
   id: string,
-  options: Options<never, unknown> | undefined
+  options: Options<never, unknown, never> | undefined
 ) =>
   step(self, {
     id,
@@ -166,7 +173,10 @@ const make_ = (
     error: (options?.error as AnySchema | undefined) ?? null,
     retry: options?.retry === undefined ? null : makeRetry(retryOptions(options.retry)),
     timeout: options?.timeout === undefined ? null : Duration.toMillis(options.timeout),
-    onInterrupted: options?.onInterrupted ?? "rerun"
+    onInterrupted: options?.onInterrupted ?? "rerun",
+    kind: "step",
+    compensate: (options?.compensate as Compensate | undefined) ?? null,
+    turns: null
   })
 
 /**
@@ -206,16 +216,21 @@ export const durable: {
   // Without options apart: a default for them would keep the compiler from knowing what a predicate among them is asked.
   (id: string): <A, E, R>(self: Effect.Effect<A, E, R> & SelfCheck<A, E, {}>) => Durable<A, E, R, {}>
   <A, E, R>(self: Effect.Effect<A, E, R> & SelfCheck<A, E, {}>, id: string): Durable<A, E, R, {}>
-  // Without retries apart: the effect may then be a union of effects, which a ternary makes.
-  <const O extends Options & { readonly retry?: undefined }>(
+  // Without retries and compensations apart: the effect may then be a union of effects, which a ternary makes.
+  <const O extends Options & { readonly retry?: undefined; readonly compensate?: undefined }>(
     id: string,
     options: O & OptionsCheck<O, keyof Options>
   ): <A, E, R>(self: Effect.Effect<A, E, R> & SelfCheck<A, E, O>) => Durable<A, E, R, O>
-  <E, const O extends Options<NoInfer<E>, unknown>>(id: string, options: O & OptionsCheck<O, keyof Options>): <A, R>(
-    self: Effect.Effect<A, E, R> & SelfCheck<A, E, O>
-  ) => Durable<A, E, R, O>
-  <A, E, R, const O extends Options<NoInfer<E>, unknown>>(
-    self: Effect.Effect<A, E, R> & CheckOnce<A, E, O, Options<E, unknown>>,
+  <E, const O extends Options<NoInfer<E>, unknown> & { readonly compensate?: undefined }>(
+    id: string,
+    options: O & OptionsCheck<O, keyof Options>
+  ): <A, R>(self: Effect.Effect<A, E, R> & SelfCheck<A, E, O>) => Durable<A, E, R, O>
+  <A, E, const O extends Options<NoInfer<E>, unknown, NoInfer<A>>>(
+    id: string,
+    options: O & OptionsCheck<O, keyof Options>
+  ): <R>(self: Effect.Effect<A, E, R> & SelfCheck<A, E, O>) => Durable<A, E, R, O>
+  <A, E, R, const O extends Options<NoInfer<E>, unknown, NoInfer<A>>>(
+    self: Effect.Effect<A, E, R> & CheckOnce<A, E, O, Options<E, unknown, A>>,
     id: string,
     options: O & OptionsCheck<O, keyof Options>
   ): Durable<A, E, R, O>
@@ -310,9 +325,9 @@ export const transaction: {
  * @since 0.1.0
  * @category constructors
  */
-export const make = <A, E, R, const O extends Spec<NoInfer<E>, unknown>>(
+export const make = <A, E, R, const O extends Spec<NoInfer<E>, unknown, NoInfer<A>>>(
   spec: O & OptionsCheck<O, keyof Spec> & {
-    readonly execute: Effect.Effect<A, E, R> & CheckOnce<A, E, O, Spec<E, unknown>>
+    readonly execute: Effect.Effect<A, E, R> & CheckOnce<A, E, O, Spec<E, unknown, A>>
   }
 ): Durable<A, E, R, O> => make_(spec.execute, spec.id, spec) as Durable<A, E, R, O>
 

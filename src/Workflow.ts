@@ -3,8 +3,12 @@
  *
  * @since 0.1.0
  */
+import type * as Cause from "effect/Cause"
+import type * as Clock from "effect/Clock"
 import * as DateTime from "effect/DateTime"
+import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import { dual } from "effect/Function"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import * as Schema from "effect/Schema"
@@ -18,8 +22,10 @@ import type {
   WorkflowIdConflict,
   WorkflowNotFound
 } from "./Errors.js"
-import { PayloadInvalid, RecordUndecodable, RunStopped, WorkflowIdInvalid } from "./Errors.js"
+import { PayloadInvalid, RecordUndecodable, RunCancelled, RunStopped, WorkflowIdInvalid } from "./Errors.js"
 import { uuid as randomUuid } from "./internal/bodyRandom.js"
+import { compensated } from "./internal/compensated.js"
+import { continueAsNew } from "./internal/continueAsNew.js"
 import { digest } from "./internal/digest.js"
 import { canonical } from "./internal/json.js"
 import type {
@@ -33,10 +39,11 @@ import type {
 } from "./internal/jsonSafe.js"
 import { freshId, nameProblem, workflowIdProblem } from "./internal/names.js"
 import { outsideBody } from "./internal/operation.js"
-import type { OutcomeSchemas, RunEnd, StartRequest } from "./internal/run.js"
-import { Engine, Run as CurrentRun } from "./internal/run.js"
+import type { CurrentStep, OutcomeSchemas, RunEnd, StartRequest } from "./internal/run.js"
+import { cancelReason, Engine, Run as CurrentRun } from "./internal/run.js"
 import { sleepUntil as durableSleep } from "./internal/sleep.js"
 import { decode, encode } from "./internal/values.js"
+import { wholeMillis } from "./internal/wholeMillis.js"
 import type { RunRow } from "./StepStore.js"
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -80,7 +87,7 @@ export type RunState<S, E> =
   | { readonly _tag: "PENDING" }
   | { readonly _tag: "RUNNING" }
   | { readonly _tag: "SUSPENDED" }
-  | { readonly _tag: "CANCELLED" }
+  | { readonly _tag: "CANCELLED"; readonly reason: "cancelled" | "deadline" }
   /** Something is to be mended before it can be resumed. */
   | { readonly _tag: "STOPPED"; readonly reason: StopReason }
   | { readonly _tag: "COMPLETED"; readonly value: S }
@@ -114,6 +121,11 @@ export type PayloadInput<Payload> = Payload extends Schema.Schema.Any ? Schema.S
 export interface StartOptions {
   /** The id of the run, instead of the one derived from the idempotency key: at most 256 bytes, not beginning with `~`. */
   readonly workflowId?: string
+  /**
+   * When the run is cancelled if it has not ended: a date, or the time it may take from now on. Of a run that is there already it
+   * changes nothing.
+   */
+  readonly deadline?: Date | DateTime.DateTime | Duration.DurationInput
 }
 
 /**
@@ -143,7 +155,7 @@ export interface Workflow<
   /** Starts a run, or attaches to the one of the same id, and awaits its outcome. */
   readonly execute: (payload: Input, options?: StartOptions) => Effect.Effect<
     Schema.Schema.Type<Success>,
-    Schema.Schema.Type<Error> | RunStopped | StartError,
+    Schema.Schema.Type<Error> | RunStopped | RunCancelled | StartError,
     Engine | Schema.Schema.Context<Payload> | Schema.Schema.Context<Success> | Schema.Schema.Context<Error>
   >
 
@@ -167,7 +179,7 @@ export interface Workflow<
   /** Awaits the outcome of a run. */
   readonly await: (workflowId: string) => Effect.Effect<
     Schema.Schema.Type<Success>,
-    Schema.Schema.Type<Error> | RunStopped | WorkflowNotFound | StoreError,
+    Schema.Schema.Type<Error> | RunStopped | RunCancelled | WorkflowNotFound | StoreError,
     Engine | Schema.Schema.Context<Success> | Schema.Schema.Context<Error>
   >
 
@@ -176,6 +188,20 @@ export interface Workflow<
    * that nothing followed run again. A run that is alive or COMPLETED is left as it is.
    */
   readonly resume: (workflowId: string) => Effect.Effect<void, WorkflowNotFound | NothingToResume | StoreError, Engine>
+
+  /**
+   * Cancels a run, wherever it is: what it is doing is interrupted, its finalizers run, and what its steps have done is undone by their
+   * compensations. Answers once that has been asked for durably; `await` tells when it is done. Of a run that has ended it changes
+   * nothing. A STOPPED run goes on, to be undone.
+   */
+  readonly cancel: (workflowId: string) => Effect.Effect<void, WorkflowNotFound | StoreError, Engine>
+
+  /**
+   * Ends the present generation of the run and begins the next one with another payload and an empty history, under the same id. For
+   * bodies that go on for long: a history should not. Only in the root branch of a run of this very definition. The finalizers of the
+   * body run, compensations do not, and signals that were not taken wait for the next generation. It does not return.
+   */
+  readonly continueAsNew: (payload: Input) => Effect.Effect<never, never, CurrentRun | Schema.Schema.Context<Payload>>
 
   /** A layer that makes the engine drive runs of this workflow with this body. */
   readonly toLayer: <R>(
@@ -268,14 +294,19 @@ export const make = <
   const derivedId = (payload: unknown): string | null =>
     options.idempotencyKey === undefined ? null : `${name}/${options.idempotencyKey(payload as never)}`
 
-  const prepare = Effect.fnUntraced(function*(input: unknown, given: string | undefined) {
-    const engine = yield* Engine
+  const encodePayload = Effect.fnUntraced(function*(input: unknown, maxBytes: number) {
     const invalid = (problem: string) => new PayloadInvalid({ workflow: name, problem })
     const payload = yield* Effect.try({ try: () => construct(input), catch: (error) => invalid(String(error)) })
     const text = yield* Effect.mapError(
-      encode(payload, payloadSchema, engine.maxValueBytes),
+      encode(payload, payloadSchema, maxBytes),
       (error) => invalid(`it is ${error.message}`)
     )
+    return { payload, text }
+  })
+
+  const prepare = Effect.fnUntraced(function*(input: unknown, { deadline, workflowId: given }: StartOptions = {}) {
+    const engine = yield* Engine
+    const { payload, text } = yield* encodePayload(input, engine.maxValueBytes)
     const workflowId = given ?? derivedId(payload) ?? `${name}/${yield* freshId}`
     const problem = workflowIdProblem(workflowId)
     if (problem !== null) {
@@ -286,7 +317,8 @@ export const make = <
       name,
       version: options.version ?? null,
       payload: text,
-      fingerprint: digest([canonical(text)])
+      fingerprint: digest([canonical(text)]),
+      deadlineAt: deadline === undefined ? null : deadlineAt(deadline, yield* Effect.clock)
     }
     return { engine, request }
   })
@@ -294,14 +326,14 @@ export const make = <
   const start = (input: unknown, startOptions?: StartOptions) =>
     outsideBody(
       `Workflow ${JSON.stringify(name)} start`,
-      Effect.flatMap(prepare(input, startOptions?.workflowId), ({ engine, request }) => engine.start(request))
+      Effect.flatMap(prepare(input, startOptions), ({ engine, request }) => engine.start(request))
     )
 
   const execute = (input: unknown, startOptions?: StartOptions) =>
     outsideBody(
       `Workflow ${JSON.stringify(name)} execute`,
       Effect.gen(function*() {
-        const { engine, request } = yield* prepare(input, startOptions?.workflowId)
+        const { engine, request } = yield* prepare(input, startOptions)
         const workflowId = yield* engine.start(request)
         const end = yield* Effect.catchTag(engine.await(workflowId, name), "WorkflowNotFound", Effect.die)
         return yield* told(workflowId, end, outcome)
@@ -352,6 +384,17 @@ export const make = <
       outsideBody(
         `Workflow ${JSON.stringify(name)} resume`,
         Effect.flatMap(Engine, (engine) => engine.resume(workflowId, name))
+      ),
+    cancel: (workflowId) =>
+      outsideBody(
+        `Workflow ${JSON.stringify(name)} cancel`,
+        Effect.flatMap(Engine, (engine) => engine.cancel(workflowId, name))
+      ),
+    continueAsNew: (input) =>
+      continueAsNew(
+        `Workflow ${JSON.stringify(name)} continueAsNew`,
+        name,
+        (maxBytes) => Effect.map(encodePayload(input, maxBytes), ({ text }) => text)
       ),
     toLayer: (body) =>
       Layer.scopedDiscard(Effect.flatMap(Engine, (engine) =>
@@ -407,7 +450,7 @@ export const run = <A, E, R, const O extends OutcomeOptions = {}>(
   options?: O & OptionsCheck<O, keyof OutcomeOptions>
 ): Effect.Effect<
   SuccessOut<A, O>,
-  ErrorOut<E, O> | RunStopped | WorkflowIdInvalid | WorkflowIdConflict | StoreError,
+  ErrorOut<E, O> | RunStopped | RunCancelled | WorkflowIdInvalid | WorkflowIdConflict | StoreError,
   Engine | Exclude<R, Run> | SchemaR<O>
 > => {
   const outcome: OutcomeSchemas = {
@@ -476,9 +519,55 @@ export const sleepUntil = (when: Date | DateTime.DateTime): Effect.Effect<void, 
  */
 export const uuid: Effect.Effect<string, never, CurrentRun> = randomUuid
 
+/**
+ * Undoes an effect of the body if the run fails with its typed error or is cancelled: the way of several steps together, of a child, or
+ * of what is no step. For one step, its option `compensate` does the same.
+ *
+ * What undoes runs as a step of its own, after those of everything later. It must not fail: let it retry what may fail, and
+ * `Effect.orDie` what then remains, which stops the run.
+ *
+ * @param compensate - given the value of the effect, and why it is undone
+ * @example
+ * ```ts
+ * import { Effect } from "effect"
+ * import { Step, Workflow } from "perdure"
+ *
+ * export const trip = Effect.all([
+ *   Effect.succeed("flight 12").pipe(Step.durable("book-flight")),
+ *   Effect.succeed("room 7").pipe(Step.durable("book-room"))
+ * ]).pipe(
+ *   Workflow.withCompensation(([flight, room]) => Effect.log(`gave back ${flight} and ${room}`))
+ * )
+ * ```
+ *
+ * @since 0.1.0
+ * @category body
+ */
+export const withCompensation: {
+  <A, R2>(
+    compensate: (value: A, cause: Cause.Cause<unknown>) => Effect.Effect<unknown, never, R2>
+  ): <E, R>(
+    self: Effect.Effect<A, E, R>
+  ) => Effect.Effect<A, E, R | Exclude<R2, CurrentStep | Scope.Scope> | CurrentRun>
+  <A, E, R, R2>(
+    self: Effect.Effect<A, E, R>,
+    compensate: (value: A, cause: Cause.Cause<unknown>) => Effect.Effect<unknown, never, R2>
+  ): Effect.Effect<A, E, R | Exclude<R2, CurrentStep | Scope.Scope> | CurrentRun>
+} = dual(2, compensated)
+
 // ---------------------------------------------------------------------------------------------------------------------
 // helpers
 // ---------------------------------------------------------------------------------------------------------------------
+
+/** When a deadline is, in epoch milliseconds. */
+const deadlineAt = (deadline: NonNullable<StartOptions["deadline"]>, clock: Clock.Clock): number => {
+  if (deadline instanceof Date) {
+    return deadline.getTime()
+  }
+  return DateTime.isDateTime(deadline)
+    ? DateTime.toEpochMillis(deadline)
+    : wholeMillis(clock) + Duration.toMillis(deadline)
+}
 
 const undecodable = (workflowId: string) => (detail: string) =>
   new RecordUndecodable({ workflowId, record: "outcome", detail })
@@ -488,6 +577,8 @@ const told = (workflowId: string, end: RunEnd, schemas: OutcomeSchemas): Effect.
   switch (end.status) {
     case "STOPPED":
       return Effect.fail(new RunStopped({ workflowId, reason: end.reason }))
+    case "CANCELLED":
+      return Effect.fail(new RunCancelled({ workflowId, reason: end.reason }))
     case "COMPLETED":
       return stopIf(workflowId, decode(end.outcome, schemas.success))
     case "FAILED":
@@ -517,6 +608,8 @@ const stateOf = (row: RunRow, schemas: OutcomeSchemas): Effect.Effect<RunState<u
         _tag: "STOPPED",
         reason: row.stopReason ?? undecodable(row.workflowId)("no reason is recorded")
       })
+    case "CANCELLED":
+      return Effect.succeed({ _tag: "CANCELLED", reason: cancelReason(row) })
     default:
       return Effect.succeed({ _tag: row.status })
   }

@@ -26,6 +26,7 @@ import {
   StepStore,
   Workflow
 } from "perdure"
+import type { Program } from "../src/internal/body.js"
 import { FaultPoints } from "../src/internal/faultPoints.js"
 import { Journal } from "../src/internal/journal.js"
 import { defaultLimits } from "../src/internal/limits.js"
@@ -1240,7 +1241,11 @@ describe("a residency", () => {
           generation: 0,
           epoch: 1,
           begunAt: 0,
+          deadlineAt: null,
+          cancelled: false,
           inbox: 0,
+          parent: null,
+          fingerprint: "",
           parks: true
         },
         store,
@@ -1264,10 +1269,13 @@ describe("a residency", () => {
       const leaving = yield* Effect.fork(residency.leave)
       yield* turns(3)
       const runtime = yield* Effect.runtime<never>()
-      yield* residency.live(false, {
-        effect: () => Effect.as(add("began"), { _tag: "Succeeded", outcome: null }),
-        runtime: runtime as Runtime.Runtime<unknown>
-      })
+      const program: Program = {
+        effect: () => add("began"),
+        outcome: { success: null, error: null },
+        runtime: runtime as Runtime.Runtime<unknown>,
+        next: () => program
+      }
+      yield* residency.live(false, program)
       yield* Fiber.join(leaving)
       expect(entries).toEqual([])
       expect(yield* rowOf("wf")).toMatchObject({ status: "PENDING", owner: null })

@@ -6,6 +6,7 @@
  */
 import * as Cause from "effect/Cause"
 import type * as Clock from "effect/Clock"
+import type * as Context from "effect/Context"
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
@@ -25,8 +26,9 @@ import type { Journal } from "./journal.js"
 import { emptyUpdate, isTransient } from "./journal.js"
 import type { Limits } from "./limits.js"
 import { Mailbox } from "./mailbox.js"
+import type { CancelReason } from "./run.js"
 import { nextTurn } from "./scheduler.js"
-import { addressOf, never, operationOf, Sequencer } from "./sequencer.js"
+import { addressOf, cancelKind, never, operationOf, Sequencer } from "./sequencer.js"
 import { Unwinding } from "./unwinding.js"
 import { wholeMillis } from "./wholeMillis.js"
 
@@ -34,7 +36,18 @@ import { wholeMillis } from "./wholeMillis.js"
 export type BodyEnd =
   | { readonly _tag: "Succeeded"; readonly outcome: string | null }
   | { readonly _tag: "Failed"; readonly outcome: string | null }
+  | { readonly _tag: "Cancelled"; readonly reason: CancelReason }
+  /** It goes on in its next generation. */
+  | { readonly _tag: "Continued"; readonly payload: string | null }
   | { readonly _tag: "Broken"; readonly reason: StopReason }
+
+/** What undoes an effect of the body. */
+export interface Compensation {
+  /** For people: what it undoes. */
+  readonly id: string
+  readonly effect: (cause: Cause.Cause<unknown>) => Effect.Effect<unknown, never, unknown>
+  readonly context: Context.Context<unknown>
+}
 
 /** Why a run leaves memory. The first reason counts. */
 export type Ending =
@@ -85,14 +98,26 @@ export interface RunIdentity {
   readonly epoch: number
   /** When its present generation began: its own time begins there. */
   readonly begunAt: number
+  /** When it is cancelled, wherever it is then. */
+  readonly deadlineAt: number | null
+  /** Whether its cancellation has been asked for. */
+  readonly cancelled: boolean
   /** The version of its inbox that is known. */
   readonly inbox: number
+  readonly parent: string | null
+  readonly fingerprint: string
   /** Whether it may leave memory while it waits. */
   readonly parks: boolean
 }
 
 /** An operation that waits, and does nothing meanwhile, so that a later life takes it up as it is. */
 export const isWait = (row: StepRow): boolean => row.status === "IN_PROGRESS" && row.kind !== "step"
+
+/** What is written of a step together with the end of its run. */
+export interface LastRows {
+  readonly steps?: ReadonlyArray<StepRow>
+  readonly attempts?: ReadonlyArray<AttemptRow>
+}
 
 export class ActiveRun {
   readonly sequencer: Sequencer
@@ -133,12 +158,16 @@ export class ActiveRun {
           "the body has several branches, and one of them was woken by something that is not recorded (a promise, a socket, a timer), so no replay could repeat the order. Wrap that effect in Step.durable"
         )),
       onRest: () => this.rests(),
+      onFrontier: () => this.recordCancellation(),
+      onCancel: (record) => this.interruptBody(record),
+      isRecording: () => this.offered !== this.durable || this.committed.length > 0,
       onDeadlock: () =>
         this.stop(new Deadlocked({ workflowId: identity.workflowId, afterMillis: household.deadlockAfter })),
       unrequestedAfter: household.unrequestedAfter,
       deadlockAfter: household.deadlockAfter
     })
     this.unwinding = new Unwinding(this.sequencer)
+    this.cancelling = identity.cancelled ? "cancelled" : null
     this.mailbox = new Mailbox(identity.inbox, (wanted) => household.readMail(this, wanted))
   }
 
@@ -396,7 +425,7 @@ export class ActiveRun {
     if (!this.identity.parks || this.left || this.sequencer.waiting !== this.restful.size) {
       return Option.none()
     }
-    let wakeAt: number | null = null
+    let wakeAt = this.cancelRecorded ? null : this.identity.deadlineAt
     for (const due of this.restful.values()) {
       wakeAt = due === null ? wakeAt : Math.min(due, wakeAt ?? due)
     }
@@ -485,7 +514,7 @@ export class ActiveRun {
     Deferred.unsafeDone(this.ending, Effect.succeed(ending))
   }
 
-  stop(reason: StopReason, last: { readonly steps?: [StepRow]; readonly attempts?: [AttemptRow] } = {}): void {
+  stop(reason: StopReason, last: LastRows = {}): void {
     this.finish({ _tag: "Stopped", reason, steps: last.steps ?? [], attempts: last.attempts ?? [] })
   }
 
@@ -511,21 +540,119 @@ export class ActiveRun {
     return Effect.uninterruptible(never)
   })
 
-  /** Starts the body in a fiber of its own; what it ends with is how the run ends, unless it has left before. */
-  begin(fork: () => Fiber.RuntimeFiber<BodyEnd, unknown>): void {
+  /**
+   * Starts the body in a fiber of its own.
+   *
+   * @param conclude - given what the body ended with, starts what makes the end of the run of it, in another fiber
+   */
+  begin(
+    fork: () => Fiber.RuntimeFiber<unknown, unknown>,
+    conclude: (exit: Exit.Exit<unknown, unknown>) => Fiber.RuntimeFiber<BodyEnd>
+  ): void {
+    const { deadlineAt } = this.identity
+    if (deadlineAt !== null) {
+      this.at(deadlineAt, () => this.cancel("deadline"))
+    }
     this.sequencer.start(() => {
       const body = fork()
       this.body = body
-      body.addObserver((exit) =>
-        this.finish({
-          _tag: "BodyEnded",
-          end: Exit.isSuccess(exit)
-            ? exit.value
-            : { _tag: "Broken", reason: this.bodyDied(exit.cause) }
-        })
-      )
+      body.addObserver((exit) => {
+        if (this.left) {
+          return
+        }
+        this.concluding = true
+        const end = conclude(exit)
+        this.body = end
+        end.addObserver((exit) =>
+          this.finish({
+            _tag: "BodyEnded",
+            end: Exit.isSuccess(exit) ? exit.value : { _tag: "Broken", reason: this.bodyDied(exit.cause) }
+          })
+        )
+      })
     })
   }
+
+  // -- ending early
+
+  /** What the body has been told: that it is cancelled. */
+  cancelled: CancelReason | null = null
+  /** Why it is to be cancelled, until that is on its way into the history. */
+  private cancelling: CancelReason | null
+  /** Its cancellation is in the history, or on its way there. */
+  private cancelRecorded = false
+  /** The body has ended. */
+  private concluding = false
+  /** The payload of the next generation, once the body has asked for it. */
+  private nextPayload: { readonly payload: string | null } | null = null
+
+  /** Cancels the run: an outcome with a place in the history, where a replay cancels it too. */
+  cancel(reason: CancelReason): void {
+    this.cancelling = this.cancelling ?? reason
+    if (!this.sequencer.ahead) {
+      this.recordCancellation()
+    }
+  }
+
+  /** Answers whether the body is about to be told, so that nothing begins before that. */
+  private recordCancellation(): boolean {
+    if (this.cancelling === null || this.concluding || this.cancelled !== null) {
+      return false
+    }
+    if (!this.cancelRecorded) {
+      this.cancelRecorded = true
+      this.household.fork(this.recordOf(this.cancelling))
+    }
+    return true
+  }
+
+  private recordOf(reason: CancelReason): Effect.Effect<void> {
+    const at = this.now()
+    return this.record({
+      stepKey: this.keyOf(cancelKind),
+      stepId: reason,
+      kind: cancelKind,
+      sequence: -1,
+      status: "COMPLETED",
+      attempt: 1,
+      epoch: this.identity.epoch,
+      startedAt: at,
+      updatedAt: at,
+      // It depends on nothing, and nothing that was asked for follows it.
+      askedAfter: -1,
+      fingerprint: null,
+      output: null,
+      errorTag: null,
+      error: null
+    })
+  }
+
+  private interruptBody(record: StepRow) {
+    this.cancelRecorded = true
+    if (!this.concluding) {
+      this.cancelled = record.stepId === "deadline" ? "deadline" : "cancelled"
+      this.sequencer.cause(() => this.body?.unsafeInterruptAsFork(FiberId.none))
+    }
+  }
+
+  /** The body ends here, and the next generation begins with this payload. */
+  continueAsNew(payload: string | null): Effect.Effect<never> {
+    return Effect.suspend(() => {
+      if (this.cancelled === null) {
+        this.nextPayload = { payload }
+        this.body?.unsafeInterruptAsFork(FiberId.none)
+      }
+      return Effect.interruptible(never)
+    })
+  }
+
+  /** The payload of the next generation; `null` if the body has not asked for one. */
+  get next(): { readonly payload: string | null } | null {
+    return this.nextPayload
+  }
+
+  /** What undoes what the body has done, in the order in which that was done. */
+  readonly compensations: Array<Compensation> = []
 
   /**
    * Ends what is left of the body and of its steps: waits end even inside `uninterruptible`, because each is continued with an

@@ -3,12 +3,14 @@ import * as Cause from "effect/Cause"
 import * as Chunk from "effect/Chunk"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
 import * as Option from "effect/Option"
 import * as Runtime from "effect/Runtime"
 import type { StopReason } from "../Errors.js"
 import { BodyDied, RecordUndecodable } from "../Errors.js"
 import type { ActiveRun, BodyEnd } from "./activeRun.js"
 import { withBodyServices } from "./bodyServices.js"
+import { compensateAll, drained } from "./compensation.js"
 import { Branch, inBranch } from "./place.js"
 import type { OutcomeSchemas, Registration } from "./run.js"
 import { Run } from "./run.js"
@@ -16,10 +18,13 @@ import { decode, encode, TooLarge, type Unrecordable } from "./values.js"
 
 const broken = (reason: StopReason): BodyEnd => ({ _tag: "Broken", reason })
 
-/** What a run's body is: an effect that answers with what is to be recorded, and where it runs. */
+/** What a run's body is, what the end of the run is made of, and where both run. */
 export interface Program {
-  readonly effect: (run: ActiveRun) => Effect.Effect<BodyEnd, never, unknown>
+  readonly effect: (run: ActiveRun) => Effect.Effect<unknown, unknown, unknown>
+  readonly outcome: OutcomeSchemas
   readonly runtime: Runtime.Runtime<unknown>
+  /** The program of the next generation. */
+  readonly next: (payload: string | null) => Program
 }
 
 /** The program of a run of a definition: the payload recorded is decoded first. */
@@ -29,49 +34,66 @@ export const ofDefinition = (
   runtime: Runtime.Runtime<unknown>
 ): Program => ({
   runtime,
+  outcome: registration.outcome,
+  next: (payload) => ofDefinition(registration, payload, runtime),
   effect: (run) =>
     Effect.matchEffect(decode(payload, registration.payloadSchema), {
       onFailure: (detail) =>
-        Effect.succeed(broken(new RecordUndecodable({ workflowId: run.workflowId, record: "payload", detail }))),
-      onSuccess: (value) =>
-        recordable(Effect.suspend(() => registration.body(value, run.workflowId)), registration.outcome, run)
+        run.refuse(new RecordUndecodable({ workflowId: run.workflowId, record: "payload", detail })),
+      onSuccess: (value) => Effect.suspend(() => registration.body(value, run.workflowId))
     })
 })
 
-/** The program of a run without a definition. */
+/** The program of a run without a definition, which has one generation. */
 export const ofScript = (
   body: Effect.Effect<unknown, unknown, unknown>,
   outcome: OutcomeSchemas,
   runtime: Runtime.Runtime<unknown>
-): Program => ({ runtime, effect: (run) => recordable(body, outcome, run) })
+): Program => {
+  const program: Program = { runtime, outcome, effect: () => body, next: () => program }
+  return program
+}
 
-const recordable = (
-  body: Effect.Effect<unknown, unknown, unknown>,
-  schemas: OutcomeSchemas,
-  run: ActiveRun
-): Effect.Effect<BodyEnd, never, unknown> =>
-  Effect.matchCauseEffect(run.unwinding.watch(Effect.scoped(body)), {
-    onFailure: (cause) => failed(cause, schemas, run),
+/** Makes the end of the run of what the body has ended with: encodes it, and undoes what is to be undone. */
+const conclude = (
+  exit: Exit.Exit<unknown, unknown>,
+  { outcome }: Program,
+  run: ActiveRun,
+  root: Branch
+): Effect.Effect<BodyEnd, never, unknown> => {
+  if (run.next !== null && (Exit.isSuccess(exit) || Chunk.isEmpty(Cause.defects(exit.cause)))) {
+    return Effect.as(drained(run), { _tag: "Continued", payload: run.next.payload })
+  }
+  return Exit.match(exit, {
+    onFailure: (cause) => failed(cause, outcome, run, root),
     onSuccess: (value) =>
-      Effect.match(encode(value, schemas.success, run.household.limits.value), {
+      Effect.match(encode(value, outcome.success, run.household.limits.value), {
         onFailure: (error) => broken(unrecordable("result", error, run)),
         onSuccess: (outcome): BodyEnd => ({ _tag: "Succeeded", outcome })
       })
   })
+}
 
 const failed = (
   cause: Cause.Cause<unknown>,
   schemas: OutcomeSchemas,
-  run: ActiveRun
+  run: ActiveRun,
+  root: Branch
 ): Effect.Effect<BodyEnd, never, unknown> => {
-  const failure = Cause.failureOption(cause)
   // Only the typed error fails a run; a defect beside it is a mistake that somebody has to mend first.
-  if (Option.isNone(failure) || schemas.error === null || !Chunk.isEmpty(Cause.defects(cause))) {
+  if (!Chunk.isEmpty(Cause.defects(cause))) {
     return Effect.succeed(broken(run.bodyDied(cause)))
   }
-  return Effect.match(encode(failure.value, schemas.error, run.household.limits.value), {
-    onFailure: (error) => broken(unrecordable("failure", error, run)),
-    onSuccess: (outcome): BodyEnd => ({ _tag: "Failed", outcome })
+  if (run.cancelled !== null && Cause.isInterrupted(cause)) {
+    return Effect.as(compensateAll(root, cause), { _tag: "Cancelled", reason: run.cancelled })
+  }
+  const failure = Cause.failureOption(cause)
+  if (Option.isNone(failure) || schemas.error === null) {
+    return Effect.succeed(broken(run.bodyDied(cause)))
+  }
+  return Effect.matchEffect(encode(failure.value, schemas.error, run.household.limits.value), {
+    onFailure: (error) => Effect.succeed(broken(unrecordable("failure", error, run))),
+    onSuccess: (outcome) => Effect.as(compensateAll(root, cause), { _tag: "Failed" as const, outcome })
   })
 }
 
@@ -83,7 +105,6 @@ const unrecordable = (what: string, error: Unrecordable | TooLarge, run: ActiveR
 /** Starts a body, on the scheduler of its run and in its root branch. */
 export const begin = (run: ActiveRun, program: Program): void => {
   const root = new Branch(run, "", null)
-  const effect = withBodyServices(inBranch(program.effect(run), root, () => run.parked))
   const runtime = Runtime.make({
     runtimeFlags: program.runtime.runtimeFlags,
     fiberRefs: program.runtime.fiberRefs,
@@ -93,5 +114,13 @@ export const begin = (run: ActiveRun, program: Program): void => {
       generation: run.identity.generation
     })
   })
-  run.begin(() => Runtime.runFork(runtime, effect, { scheduler: run.sequencer.scheduler, immediate: false }))
+  const fork = <A, E>(self: Effect.Effect<A, E, unknown>) =>
+    Runtime.runFork(runtime, withBodyServices(inBranch(self, root, () => run.parked)), {
+      scheduler: run.sequencer.scheduler,
+      immediate: false
+    })
+  run.begin(
+    () => fork(run.unwinding.watch(Effect.scoped(program.effect(run)))),
+    (exit) => fork(conclude(exit, program, run, root))
+  )
 }

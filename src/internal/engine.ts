@@ -23,7 +23,7 @@ import type { Limits } from "./limits.js"
 import { freshId } from "./names.js"
 import { endOf, pageSize, pendingPatch, readAll, readHistory } from "./residency.js"
 import { reopenable } from "./resume.js"
-import { identityOf, Roster } from "./roster.js"
+import { freshIdentity, identityOf, Roster } from "./roster.js"
 import type { Engine, Registration, RunEnd, StartRequest } from "./run.js"
 import { makeScript } from "./script.js"
 import { wholeMillis } from "./wholeMillis.js"
@@ -80,7 +80,12 @@ export const make = (settings: Settings): Effect.Effect<Engine["Type"], StoreErr
       readMail: (run, wanted) => {
         fork(Effect.matchCause(Effect.flatten(store.mail(run.workflowId, wanted)), {
           onFailure: (cause) => run.finish(missing(cause)),
-          onSuccess: (mail) => run.mailbox.received(mail)
+          onSuccess: (mail) => {
+            run.mailbox.received(mail)
+            if (mail.cancelAt !== null) {
+              run.cancel("cancelled")
+            }
+          }
         }))
       },
       parked: (wakeAt) => {
@@ -157,7 +162,7 @@ export const make = (settings: Settings): Effect.Effect<Engine["Type"], StoreErr
       status: owner === null ? "PENDING" : "RUNNING",
       owner,
       parent: null,
-      deadlineAt: null,
+      deadlineAt: request.deadlineAt,
       trace: null,
       fingerprint: request.fingerprint,
       payload: request.payload,
@@ -198,11 +203,7 @@ export const make = (settings: Settings): Effect.Effect<Engine["Type"], StoreErr
           workflowId,
           Effect.tap(insert(request, owned, createdAt), (row) =>
             row === null && owned
-              ? roster.inhabitDefined(
-                { workflowId, name, generation: 0, epoch: 1, begunAt: createdAt, inbox: 0, parks: true },
-                true,
-                payload
-              )
+              ? roster.inhabitDefined(freshIdentity(request, createdAt, true), true, payload)
               : Effect.void)
         ).pipe(
           Effect.flatMap((row): Effect.Effect<void, WorkflowIdConflict | StoreError> =>
@@ -296,14 +297,23 @@ export const make = (settings: Settings): Effect.Effect<Engine["Type"], StoreErr
       }
     }
 
+    const nothingToResume = (row: RunRow): string | null => {
+      switch (row.status) {
+        case "CANCELLED":
+          return "it was cancelled, and what it had done has been undone. Start a new run, or fork this one from a step"
+        case "FAILED":
+          return "each failed step of it was followed by other operations, or has been undone, so the body had dealt with " +
+            "it, and none may run again. Start a new run, or fork this one from a step"
+        default:
+          return null
+      }
+    }
+
     const resume = Effect.fnUntraced(function*(workflowId: string, name: string) {
       const row = yield* rowOf(workflowId, name)
-      if (!(yield* revive(row)) && row.status === "FAILED") {
-        return yield* new NothingToResume({
-          workflowId,
-          why: "each failed step of it was followed by other operations, so the body had dealt with it, and none may " +
-            "run again. Start a new run"
-        })
+      const why = nothingToResume(row)
+      if (!(yield* revive(row)) && why !== null) {
+        return yield* new NothingToResume({ workflowId, why })
       }
       if (roster.registered.has(name) && !roster.residents.has(workflowId)) {
         yield* roster.claimOne(row)
@@ -369,6 +379,9 @@ export const make = (settings: Settings): Effect.Effect<Engine["Type"], StoreErr
     const send = (update: Partial<RunUpdate> & Pick<RunUpdate, "workflowId">) =>
       journal.write({ ...emptyUpdate({ workflowId: update.workflowId, generation: 0, epoch: null }), ...update })
 
+    const cancel = (workflowId: string, name: string) =>
+      Effect.zipRight(rowOf(workflowId, name), Effect.asVoid(send({ workflowId, cancelAt: now() })))
+
     const sendSignal = (workflowId: string, signal: Signal) =>
       Effect.map(
         shared === null
@@ -398,6 +411,7 @@ export const make = (settings: Settings): Effect.Effect<Engine["Type"], StoreErr
       poll: (workflowId, name) =>
         apart("poll", Effect.map(store.run(workflowId), Option.filter((row) => row.name === name))),
       resume: (workflowId, name) => apart("resume", resume(workflowId, name)),
+      cancel: (workflowId, name) => apart("cancel", cancel(workflowId, name)),
       send: sendSignal,
       token: (token) => store.token(token),
       script: (request) => apart("Workflow.run", script(request)),

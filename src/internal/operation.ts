@@ -1,4 +1,5 @@
 /** The durable operation: what takes a sequence in a branch, and is answered from the record where there is one. */
+import type * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import type * as FiberStatus from "effect/FiberStatus"
 import type { StepRow } from "../StepStore.js"
@@ -67,6 +68,8 @@ export interface OperationSpec<A, E, R> {
   readonly begin: (begun: Begun) => (ended: () => void) => void
   /** The body has stopped waiting before it was given the record. */
   readonly voided?: (record: StepRow, branch: Branch) => void
+  /** Something has been recorded, whether or not the body still waits for it; `context` is that of the caller. */
+  readonly recorded?: (record: StepRow, branch: Branch, context: Context.Context<unknown>) => void
   /** What the body gets for a record; runs in the body's fiber, live and in replay alike. */
   readonly answer: (record: StepRow, branch: Branch) => Effect.Effect<A, E, R>
   readonly inStep: (place: InStep) => Effect.Effect<A, E, R>
@@ -148,11 +151,18 @@ const request = <A, E, R>(
   // Both ways, live and in replay, suspend exactly once here and once when cut: a fiber yields to others after so many
   // operations, and the count begins anew with each suspension, so that it yields at the same places.
   return Effect.async<A, E, R>((resume) => {
+    const context = fiber.currentContext as Context.Context<unknown>
     const wait: Wait = {
       operation,
-      answer: (record) => resume(spec.answer(record, branch)),
+      answer: (record) => {
+        spec.recorded?.(record, branch, context)
+        resume(spec.answer(record, branch))
+      },
       release: () => resume(run.parked),
-      voided: (record) => spec.voided?.(record, branch),
+      voided: (record) => {
+        spec.recorded?.(record, branch, context)
+        spec.voided?.(record, branch)
+      },
       begin: () => {
         letGo = spec.begin({ branch, address: operation.address, sequence, askedAfter, fiber, status })
       }

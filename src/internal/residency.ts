@@ -18,6 +18,7 @@ import type { Program } from "./body.js"
 import { begin } from "./body.js"
 import { isTransient } from "./journal.js"
 import type { RunEnd } from "./run.js"
+import { cancelReason } from "./run.js"
 
 type Store = StepStore["Type"]
 
@@ -59,6 +60,8 @@ export const endOf = (row: RunRow): Option.Option<RunEnd> => {
     case "COMPLETED":
     case "FAILED":
       return Option.some({ status: row.status, outcome: row.outcome })
+    case "CANCELLED":
+      return Option.some({ status: "CANCELLED", reason: cancelReason(row) })
     case "STOPPED":
       return Option.map(Option.fromNullable(row.stopReason), (reason) => ({ status: "STOPPED", reason }))
     default:
@@ -95,7 +98,7 @@ const parkedPatch = (at: number, wakeAt: number | null): RunPatch => ({
   wakeAt
 })
 
-const endedPatch = (at: number, status: "COMPLETED" | "FAILED", outcome: string | null): RunPatch => ({
+const endedPatch = (at: number, status: "COMPLETED" | "FAILED" | "CANCELLED", outcome: string | null): RunPatch => ({
   ...pendingPatch(at),
   status,
   outcome,
@@ -137,7 +140,8 @@ const nothingKnown = { unfinished: [], attempts: [], records: [], more: false }
 // ---------------------------------------------------------------------------------------------------------------------
 
 export class Residency {
-  readonly identity: RunIdentity
+  /** The generation in it is the present one. */
+  identity: RunIdentity
   /** How the run ended; none if it left without an end. */
   readonly ended: Deferred.Deferred<Option.Option<RunEnd>>
   private readonly store: Store
@@ -271,7 +275,10 @@ export class Residency {
     switch (ending._tag) {
       case "BodyEnded":
         // What the body still waits for when it ends is not unread: it is looked for before the waits are ended.
-        return Effect.flatMap(this.unread(run, ending.end), (end) => Effect.zipRight(left, this.conclude(run, end)))
+        return Effect.flatMap(
+          this.unread(run, ending.end),
+          (end) => Effect.zipRight(left, this.conclude(run, end, program))
+        )
       case "Stopped":
         return Effect.zipRight(left, this.stop(run, ending.reason, ending.steps, ending.attempts))
       case "Released":
@@ -290,16 +297,56 @@ export class Residency {
     }
   }
 
-  /** The body has ended, and so has the run. */
-  private conclude(run: ActiveRun, end: BodyEnd): Effect.Effect<Option.Option<RunEnd>, Failure> {
-    if (end._tag === "Broken") {
-      return this.stop(run, end.reason, [], [])
+  /** The body has ended, and so has the run, or its present generation. */
+  private conclude(run: ActiveRun, end: BodyEnd, program: Program): Effect.Effect<Option.Option<RunEnd>, Failure> {
+    switch (end._tag) {
+      case "Broken":
+        return this.stop(run, end.reason, [], [])
+      case "Continued":
+        return this.continue(run, end.payload, program)
+      case "Cancelled":
+        return this.end(run, { status: "CANCELLED", reason: end.reason }, JSON.stringify(end.reason))
+      case "Succeeded":
+        return this.end(run, { status: "COMPLETED", outcome: end.outcome }, end.outcome)
+      case "Failed":
+        return this.end(run, { status: "FAILED", outcome: end.outcome }, end.outcome)
     }
-    const status = end._tag === "Succeeded" ? "COMPLETED" : "FAILED"
+  }
+
+  private end(run: ActiveRun, end: Exclude<RunEnd, { readonly status: "STOPPED" }>, outcome: string | null) {
+    const { parent } = this.identity
     return Effect.catchAll(
-      this.persist(run.update({ patch: endedPatch(run.now(), status, end.outcome) }), { status, outcome: end.outcome }),
+      this.persist(
+        run.update({
+          patch: endedPatch(run.now(), end.status, outcome),
+          tells: parent === null ? [] : [parent]
+        }),
+        end
+      ),
       (error) => this.stop(run, asReason(error), [], [])
     )
+  }
+
+  /** Goes on as the next generation, whose history is empty. */
+  private continue(
+    run: ActiveRun,
+    payload: string | null,
+    program: Program
+  ): Effect.Effect<Option.Option<RunEnd>, Failure> {
+    const { fingerprint, generation, name } = this.identity
+    const begunAt = run.now()
+    const update = run.update({ next: { name, fingerprint, payload, begunAt } })
+    return Effect.matchEffect(this.patiently(this.household.journal.write(update)), {
+      onFailure: (error) => this.stop(run, asReason(error), [], []),
+      onSuccess: (answer) => {
+        if (answer._tag !== "Accepted") {
+          return Effect.succeedNone
+        }
+        this.identity = { ...this.identity, generation: generation + 1, begunAt, inbox: run.mailbox.seen }
+        this.told = true
+        return this.once(true, program.next(payload))
+      }
+    })
   }
 
   /** How the body has ended, unless there is something recorded that it never asked for. */

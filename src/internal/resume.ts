@@ -21,9 +21,12 @@ interface Latest {
  * The keys of the failed steps that nothing followed: neither in the branch of such a step nor in one around it has an
  * operation been asked for, or a branch begun, after the body was told of the failure. A failed step that was followed had been
  * dealt with by the body, and running it again would make the body go another way than the one recorded. What goes on in a
- * branch that was on its way already does not follow it.
+ * branch that was on its way already does not follow it. What has been undone is not done again.
  */
 export const reopenable = (history: ReadonlyArray<StepRow>): ReadonlyArray<string> => {
+  if (history.some((row) => row.kind === "compensation")) {
+    return []
+  }
   /** By operation and branch: after which outcome it was asked for, or its first operation was. */
   const began = new Map<string, number>()
   for (const row of history) {

@@ -12,7 +12,7 @@ import type { Program } from "./body.js"
 import { ofDefinition } from "./body.js"
 import { emptyUpdate, engineClosed } from "./journal.js"
 import { asReason, pendingPatch, Residency, stoppedPatch } from "./residency.js"
-import type { Registration } from "./run.js"
+import type { Registration, StartRequest } from "./run.js"
 import { Watchers } from "./watchers.js"
 import { wholeMillis } from "./wholeMillis.js"
 
@@ -30,8 +30,31 @@ export const identityOf = (row: RunRow): RunIdentity => ({
   generation: row.generation,
   epoch: row.epoch,
   begunAt: row.begunAt,
+  deadlineAt: row.deadlineAt,
+  cancelled: row.cancelAt !== null,
   inbox: row.inbox,
+  parent: row.parent,
+  fingerprint: row.fingerprint,
   parks: true
+})
+
+/** A run of epoch 1, created just now. */
+export const freshIdentity = (
+  { deadlineAt, fingerprint, name, workflowId }: StartRequest,
+  begunAt: number,
+  parks: boolean
+): RunIdentity => ({
+  workflowId,
+  name,
+  generation: 0,
+  epoch: 1,
+  begunAt,
+  deadlineAt,
+  cancelled: false,
+  inbox: 0,
+  parent: null,
+  fingerprint,
+  parks
 })
 
 export interface RosterOptions {

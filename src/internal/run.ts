@@ -65,12 +65,22 @@ export interface StartRequest {
   /** JSON text. */
   readonly payload: string | null
   readonly fingerprint: string
+  /** When the run is cancelled, in epoch milliseconds. */
+  readonly deadlineAt: number | null
 }
+
+/** Why a run was cancelled. */
+export type CancelReason = "cancelled" | "deadline"
+
+/** Why a CANCELLED run was cancelled. */
+export const cancelReason = (row: { readonly outcome: string | null }): CancelReason =>
+  row.outcome === JSON.stringify("deadline" satisfies CancelReason) ? "deadline" : "cancelled"
 
 /** How a run has ended, or that it cannot go on. */
 export type RunEnd =
   | { readonly status: "COMPLETED"; readonly outcome: string | null }
   | { readonly status: "FAILED"; readonly outcome: string | null }
+  | { readonly status: "CANCELLED"; readonly reason: CancelReason }
   | { readonly status: "STOPPED"; readonly reason: StopReason }
 
 /** A run without a definition, as `Workflow.run` makes it. */
@@ -90,6 +100,8 @@ export class Engine extends Context.Tag("perdure/Engine")<Engine, {
     workflowId: string,
     name: string
   ) => Effect.Effect<void, WorkflowNotFound | NothingToResume | StoreError>
+  /** Asks for the cancellation of a run. */
+  readonly cancel: (workflowId: string, name: string) => Effect.Effect<void, WorkflowNotFound | StoreError>
   /** Sends a signal; answers what became of it. */
   readonly send: (workflowId: string, signal: Signal) => Effect.Effect<CommitAnswer["_tag"], StoreError>
   /** Which run has given a token away. */

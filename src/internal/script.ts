@@ -9,7 +9,7 @@ import { WorkflowIdConflict } from "../Errors.js"
 import type { RunRow, StepStore } from "../StepStore.js"
 import { ofScript } from "./body.js"
 import { endOf, type Residency } from "./residency.js"
-import { identityOf, type Roster } from "./roster.js"
+import { freshIdentity, identityOf, type Roster } from "./roster.js"
 import type { RunEnd, ScriptRequest, StartRequest } from "./run.js"
 
 /** The name of runs without a definition. */
@@ -84,17 +84,20 @@ export const makeScript =
             : Effect.fail(new WorkflowIdConflict({ workflowId, existing: row.name, requested: scriptName }))
 
         const createdAt = now()
-        const created = () =>
-          roster.inhabit(
-            { workflowId, name: scriptName, generation: 0, epoch: 1, begunAt: createdAt, inbox: 0, parks: false },
-            true,
-            program
-          )
+        const start: StartRequest = {
+          workflowId,
+          name: scriptName,
+          version: null,
+          payload: null,
+          fingerprint: "",
+          deadlineAt: null
+        }
+        const created = () => roster.inhabit(freshIdentity(start, createdAt, false), true, program)
         return Effect.flatMap(
           roster.arrive(
             workflowId,
             Effect.map(
-              insert({ workflowId, name: scriptName, version: null, payload: null, fingerprint: "" }, createdAt),
+              insert(start, createdAt),
               (row) => row === null ? Either.left(created()) : Either.right(row)
             )
           ),

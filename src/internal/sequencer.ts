@@ -44,9 +44,18 @@ export interface Surroundings {
   readonly onDeadlock: () => void
   /** The body rests, and waits for operations that have begun. */
   readonly onRest: () => void
+  /** Nothing recorded is ahead: answers whether something else comes before the operations that would begin now. */
+  readonly onFrontier: () => boolean
+  /** The run was cancelled here. */
+  readonly onCancel: (record: StepRow) => void
+  /** Whether a record is on its way that the body has not been handed. */
+  readonly isRecording: () => boolean
   readonly unrequestedAfter: number
   readonly deadlockAfter: number
 }
+
+/** The record of a cancellation: no operation asks for it. */
+export const cancelKind = "cancel"
 
 /** How many of the operations answered last are kept, to be shown beside a mismatch. */
 const kept = 8
@@ -97,6 +106,8 @@ export class Sequencer {
   more = true
   private loading = false
   private readonly unbegun = new Set<Wait>()
+  /** Who waits until nothing is ahead that comes to nobody. */
+  private drained: (() => void) | null = null
   private started = false
   private turning = false
   private handing = false
@@ -182,6 +193,12 @@ export class Sequencer {
     }
   }
 
+  /** Calls back, as a wake-up of the body, when every outcome that comes to nobody has been passed over. */
+  drain(callback: () => void): void {
+    this.drained = callback
+    this.settle()
+  }
+
   /** Wakes the body on behalf of the engine. */
   cause(wake: () => void): void {
     this.scheduler.cause(wake)
@@ -201,7 +218,7 @@ export class Sequencer {
   get unread(): Operation | null {
     for (let i = this.next; i < this.records.length; i++) {
       const operation = operationOf(this.records[i]!)
-      if (!this.voided.has(operation.address) && !this.waits.has(operation.address)) {
+      if (operation.kind !== cancelKind && !this.voided.has(operation.address) && !this.waits.has(operation.address)) {
         return operation
       }
     }
@@ -244,7 +261,7 @@ export class Sequencer {
     if (this.branches > 1) {
       this.later()
     } else {
-      this.hand()
+      this.handAll()
     }
   }
 
@@ -254,13 +271,13 @@ export class Sequencer {
       nextTurn(() => {
         this.turning = false
         if (!this.closed && this.scheduler.idle) {
-          this.hand()
+          this.handAll()
         }
       })
     }
   }
 
-  private hand() {
+  private handAll() {
     this.handing = true
     let budget = handedInATurn
     while (!this.closed && this.scheduler.idle && this.handOne()) {
@@ -288,18 +305,20 @@ export class Sequencer {
 
   private handRecord(record: StepRow): boolean {
     const recorded = operationOf(record)
+    if (record.kind === cancelKind) {
+      this.hand(record, recorded)
+      this.around.onCancel(record)
+      return true
+    }
     const wait = this.waits.get(recorded.address)
     if (wait !== undefined) {
       if (!sameOperation(record, wait.operation)) {
         this.around.onMismatch(recorded, wait.operation)
         return false
       }
-      this.next++
       this.waits.delete(recorded.address)
       this.unbegun.delete(wait)
-      this.agree(recorded)
-      this.handedPosition = positionOf(record)
-      this.handedAt = Math.max(this.handedAt, record.updatedAt)
+      this.hand(record, recorded)
       this.cause(() => wait.answer(record))
       return true
     }
@@ -310,8 +329,24 @@ export class Sequencer {
       gone.voided(record)
       return true
     }
+    if (this.drained !== null) {
+      return this.handDrained(this.drained)
+    }
     this.alarm(this.around.unrequestedAfter, () => this.around.onMismatch(recorded, this.firstUnbegun))
     return false
+  }
+
+  private handDrained(drained: () => void): true {
+    this.drained = null
+    this.cause(drained)
+    return true
+  }
+
+  private hand(record: StepRow, operation: Operation) {
+    this.next++
+    this.agree(operation)
+    this.handedPosition = positionOf(record)
+    this.handedAt = Math.max(this.handedAt, record.updatedAt)
   }
 
   /** Nothing is recorded beyond this point, as far as is known. */
@@ -322,6 +357,12 @@ export class Sequencer {
         this.around.loadAfter(this.lastPosition)
         return !this.loading
       }
+      return false
+    }
+    if (this.drained !== null) {
+      return !this.around.isRecording() && this.handDrained(this.drained)
+    }
+    if (this.around.onFrontier()) {
       return false
     }
     const unbegun = [...this.unbegun]

@@ -16,7 +16,7 @@ import type { Branch, InStep } from "./place.js"
 import type { Retry } from "./retry.js"
 import { stepper } from "./retry.js"
 import { CurrentStep } from "./run.js"
-import type { Encoded } from "./stepFiber.js"
+import type { Encoded, Turns } from "./stepFiber.js"
 import { diedOf, infoOf, runStep } from "./stepFiber.js"
 import { decode, encode, TooLarge, Unrecordable } from "./values.js"
 import { sleepUntil } from "./waiting.js"
@@ -30,7 +30,14 @@ export interface StepSpec {
   /** The milliseconds that an attempt has. */
   readonly timeout: number | null
   readonly onInterrupted: "rerun" | "fail"
+  /** What a replay compares: a step, or what undoes one. */
+  readonly kind: "step" | "compensation"
+  /** What undoes it, given its value and why. */
+  readonly compensate: Compensate | null
+  readonly turns: Turns | null
 }
+
+export type Compensate = (value: unknown, cause: Cause.Cause<unknown>) => Effect.Effect<unknown, never, unknown>
 
 /** What has to be known of a step to write and to read its record. */
 export type RecordedSpec = Pick<StepSpec, "id" | "success" | "error">
@@ -44,10 +51,25 @@ export const step = (
   const printProblem = spec.fingerprint === null ? null : fingerprintProblem(spec.fingerprint)
   return durable<unknown, unknown, unknown>({
     called,
-    kind: "step",
+    kind: spec.kind,
     id: spec.id,
     fingerprint: spec.fingerprint,
-    begin: (begun) => begin(self, spec, begun),
+    begin: (begun) =>
+      spec.turns === null ? begin(self, spec, begun) : inTurn(spec.turns, () => begin(self, spec, begun)),
+    recorded: (record, { run }, context) => {
+      const { compensate } = spec
+      if (compensate !== null && record.status === "COMPLETED") {
+        run.compensations.push({
+          id: spec.id,
+          context,
+          effect: (cause) =>
+            Effect.matchEffect(decode(record.output, spec.success), {
+              onFailure: (detail) => run.refuse(undecodable(run, record.stepKey, detail)),
+              onSuccess: (value) => compensate(value, cause)
+            })
+        })
+      }
+    },
     answer: (record, branch) => answer(record, spec, branch),
     // A step within a step is part of the outer one.
     inStep: () => Effect.scoped(self),
@@ -55,6 +77,15 @@ export const step = (
       ? printProblem === null ? null : `its fingerprint cannot be used: ${printProblem}`
       : `its step id cannot be used: ${idProblem}`
   })
+}
+
+/** Begins when it is its turn. Nobody cuts what waits for that: the run ends with it, or leaves memory. */
+const inTurn = (turns: Turns, begin: () => (ended: () => void) => void) => {
+  let letGo = (ended: () => void) => ended()
+  turns.enter(() => {
+    letGo = begin()
+  })
+  return (ended: () => void) => letGo(ended)
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -78,7 +109,7 @@ const begin = (
   const row = (outcome: Encoded): StepRow => ({
     stepKey,
     stepId: spec.id,
-    kind: "step",
+    kind: spec.kind,
     sequence,
     status: outcome.status,
     position: null,
@@ -124,25 +155,27 @@ const begin = (
     return Effect.void
   })
 
+  const encodedOf = (effect: Effect.Effect<unknown, unknown, unknown>) =>
+    Effect.matchCauseEffect(effect, {
+      onFailure: (cause) => encodeFailure(cause, spec, limits.value),
+      onSuccess: (value) => encodeSuccess(value, spec, limits.value)
+    })
   const effect = Effect.scoped(self)
-  const encoded = Effect.matchCauseEffect(effect, {
-    onFailure: (cause) => encodeFailure(cause, spec, limits.value),
-    onSuccess: (value) => encodeSuccess(value, spec, limits.value)
-  })
   const { timeout } = spec
   /** What the step ends with, as it is recorded; it dies if the step does. */
-  const attempted: Effect.Effect<Encoded, never, unknown> = Effect.zipRight(
-    marked,
-    timeout === null ? encoded : Effect.suspend(() =>
-      Effect.raceFirst(
-        encoded,
-        Effect.as(
-          sleepUntil(clock, clock.unsafeCurrentTimeMillis() + timeout),
-          engineFailure(new StepTimeout({ workflowId: run.workflowId, stepId: spec.id, attempt, millis: timeout }))
-        )
+  const attempted = (restore: Restore): Effect.Effect<Encoded, never, unknown> =>
+    Effect.zipRight(
+      restore(marked),
+      timeout === null ? encodedOf(restore(effect)) : Effect.suspend(() =>
+        restore(Effect.raceFirst(
+          encodedOf(effect),
+          Effect.as(
+            sleepUntil(clock, clock.unsafeCurrentTimeMillis() + timeout),
+            engineFailure(new StepTimeout({ workflowId: run.workflowId, stepId: spec.id, attempt, millis: timeout }))
+          )
+        ))
       )
     )
-  )
 
   // -- what follows it
 
@@ -153,27 +186,28 @@ const begin = (
       return Effect.ensuring(sleepUntil(clock, dueAt), Effect.sync(() => run.stir(address)))
     })
 
-  const retried = (retry: Retry): Effect.Effect<void, never, unknown> => {
+  const retried = (retry: Retry, restore: Restore): Effect.Effect<void, never, unknown> => {
     const step = stepper(retry, clock, run.idempotencyKeyOf(address))
 
     /** Tries again if the schedule has an attempt left. */
     const after = (failed: Encoded, orElse: Effect.Effect<void>) =>
       Effect.suspend(() => {
         const endedAt = run.now()
-        return decodeFailure(failed, spec).pipe(
-          Effect.matchEffect({
-            onFailure: (detail) => run.refuse(undecodable(run, stepKey, detail)),
-            onSuccess: (error) =>
-              Effect.if(failed.errorTag === null ? retry.allows(error) : Effect.succeed(true), {
-                onTrue: () => step(endedAt, error),
-                onFalse: () => Effect.succeed(null)
-              })
-          }),
-          Effect.flatMap((dueAt) => dueAt === null ? orElse : again(failed, endedAt, dueAt))
+        const decided = Effect.matchEffect(decodeFailure(failed, spec), {
+          onFailure: (detail) => run.refuse(undecodable(run, stepKey, detail)),
+          onSuccess: (error) =>
+            Effect.if(failed.errorTag === null ? retry.allows(error) : Effect.succeed(true), {
+              onTrue: () => step(endedAt, error),
+              onFalse: () => Effect.succeed(null)
+            })
+        })
+        return Effect.flatMap(
+          restore(decided),
+          (dueAt) => dueAt === null ? orElse : Effect.zipRight(restore(waited(failed, endedAt, dueAt)), again)
         )
       })
 
-    const again = (failed: Encoded, endedAt: number, dueAt: number) =>
+    const waited = (failed: Encoded, endedAt: number, dueAt: number) =>
       Effect.suspend(() => {
         run.attemptEnded(stepKey)
         const ended = { ...row(failed), status: "IN_PROGRESS" as const }
@@ -182,16 +216,15 @@ const begin = (
           steps: [ended],
           attempts: [{ stepKey, attempt, startedAt, endedAt, dueAt, errorTag, error: failed.error }]
         })
-      }).pipe(
-        Effect.zipRight(pause(dueAt)),
-        Effect.zipRight(Effect.suspend(() => {
-          attempt++
-          return loop
-        }))
-      )
+      }).pipe(Effect.zipRight(pause(dueAt)))
+
+    const again = Effect.suspend(() => {
+      attempt++
+      return loop
+    })
 
     const loop: Effect.Effect<void, never, unknown> = Effect.suspend(() =>
-      Effect.matchCauseEffect(Effect.provideService(attempted, CurrentStep, infoOf(begun, spec.id, attempt)), {
+      Effect.matchCauseEffect(Effect.provideService(attempted(restore), CurrentStep, infoOf(begun, spec.id, attempt)), {
         onFailure: (cause) =>
           retry.defects
             ? after(engineFailure(diedOf(begun, spec.id, attempt, cause)), Effect.failCause(cause))
@@ -211,9 +244,10 @@ const begin = (
     )
   }
 
-  const work = spec.retry === null ? Effect.flatMap(attempted, settle) : retried(spec.retry)
+  const work = (restore: Restore) =>
+    spec.retry === null ? Effect.flatMap(attempted(restore), settle) : retried(spec.retry, restore)
 
-  const program = (): Effect.Effect<void, never, unknown> => {
+  const program = (restore: Restore): Effect.Effect<void, never, unknown> => {
     if (past.cutOff && spec.onInterrupted === "fail") {
       attempt = past.last
       return settle(
@@ -231,11 +265,23 @@ const begin = (
         return run.parked
       })
     }
-    return past.dueAt === null ? work : Effect.zipRight(pause(past.dueAt), work)
+    return past.dueAt === null ? work(restore) : Effect.zipRight(restore(pause(past.dueAt)), work(restore))
   }
 
-  return runStep({ begun, attempt, stepKey, place, row, program: program(), isRecorded: constFalse })
+  return runStep({
+    begun,
+    attempt,
+    stepKey,
+    place,
+    row,
+    program: Effect.uninterruptibleMask(program),
+    isRecorded: constFalse,
+    turns: spec.turns
+  })
 }
+
+/** What can be cut of a step: its effect, and what comes between two attempts. What it has ended with is recorded. */
+type Restore = <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
 
 const underWay: Encoded = { status: "IN_PROGRESS", output: null, errorTag: null, error: null }
 

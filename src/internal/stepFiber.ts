@@ -8,6 +8,7 @@ import * as Runtime from "effect/Runtime"
 import { defaultScheduler } from "effect/Scheduler"
 import { StepDied } from "../Errors.js"
 import type { StepRow, StepStatus } from "../StepStore.js"
+import type { LastRows } from "./activeRun.js"
 import { forPeople } from "./attempts.js"
 import { describe } from "./describe.js"
 import type { Begun } from "./operation.js"
@@ -45,6 +46,13 @@ export const diedOf = (
   cause: Cause.Cause<unknown>
 ): StepDied => new StepDied({ workflowId: run.workflowId, address, stepId, attempt, detail: describe(cause) })
 
+/** Steps of which one runs at a time, and whose death does not end the run at once. */
+export interface Turns {
+  readonly enter: (begin: () => void) => void
+  readonly died: (address: string, id: string, detail: string, rows: LastRows) => void
+  readonly over: () => void
+}
+
 export interface StepWork {
   readonly begun: Begun
   /** The number of the first attempt that the fiber makes. */
@@ -56,6 +64,8 @@ export interface StepWork {
   readonly row: (outcome: Encoded) => StepRow
   /** Once the record is there, how the fiber ends does not matter. */
   readonly isRecorded: () => boolean
+  /** Given: the step is one of those. */
+  readonly turns: Turns | null
 }
 
 /**
@@ -63,7 +73,7 @@ export interface StepWork {
  *
  * @returns what stops it again, and calls back when it has let go
  */
-export const runStep = ({ attempt, begun, isRecorded, place, program, row, stepKey }: StepWork) => {
+export const runStep = ({ attempt, begun, isRecorded, place, program, row, stepKey, turns }: StepWork) => {
   const { fiber, status } = begun
   const { run, stepId } = place
   const failed = (detail: string) => row({ status: "FAILED", output: null, errorTag: null, error: forPeople(detail) })
@@ -86,6 +96,14 @@ export const runStep = ({ attempt, begun, isRecorded, place, program, row, stepK
   const die = (cause: Cause.Cause<unknown>) => {
     const { attempt, error, startedAt, updatedAt, ...rest } = failed(describe(cause))
     const defect = Option.getOrNull(Cause.dieOption(cause))
+    const rows: LastRows = {
+      steps: [{ ...rest, attempt, error, startedAt, updatedAt }],
+      attempts: [{ stepKey, attempt, startedAt, endedAt: updatedAt, dueAt: null, errorTag: "StepDied", error }]
+    }
+    if (turns !== null) {
+      turns.died(begun.address, stepId, describe(cause), rows)
+      return
+    }
     run.stop(
       defect instanceof TooLarge
         ? run.exceeded(
@@ -94,10 +112,7 @@ export const runStep = ({ attempt, begun, isRecorded, place, program, row, stepK
           defect.bytes
         )
         : diedOf(begun, stepId, attempt, cause),
-      {
-        steps: [{ ...rest, attempt, error, startedAt, updatedAt }],
-        attempts: [{ stepKey, attempt, startedAt, endedAt: updatedAt, dueAt: null, errorTag: "StepDied", error }]
-      }
+      rows
     )
   }
 
@@ -113,6 +128,7 @@ export const runStep = ({ attempt, begun, isRecorded, place, program, row, stepK
       }
     }
     cut?.()
+    turns?.over()
   })
 
   return (ended: () => void) => {

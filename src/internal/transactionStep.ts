@@ -188,6 +188,7 @@ const begin = (
     stepKey,
     place,
     row,
+    turns: null,
     isRecorded: () => recorded,
     program: Effect.matchEffect(clientFor(called, run, context), {
       onFailure: (misplaced) => run.refuse(misplaced),

@@ -1,7 +1,7 @@
 // The lines that the compiler must refuse are refused by Effect's own diagnostics too.
 // @effect-diagnostics missingEffectContext:off
 /** What may be a step without a schema, with one, and what comes out. Compiled by `npm run check`; nothing here runs. */
-import { type Chunk, Effect, type Either, type Option, Schedule, Schema, type Scope } from "effect"
+import { type Cause, type Chunk, Effect, type Either, type Option, Schedule, Schema, type Scope } from "effect"
 import { type Errors, Step, type Workflow } from "perdure"
 import { type Codec, is, type Mailer } from "./is.js"
 
@@ -229,25 +229,35 @@ export const schemasRefused = [
 // options
 // ---------------------------------------------------------------------------------------------------------------------
 
-declare const together: { readonly fingerprint: string; readonly compensate?: number }
+declare const together: { readonly fingerprint: string; readonly tags?: number }
 
 export const optionsRefused = [
-  // @ts-expect-error an option that is not there yet
-  value<1>().pipe(Step.durable("s", { compensate: 1 })),
-  // @ts-expect-error an option that is not there yet, beside one that is
-  value<1>().pipe(Step.durable("s", { fingerprint: "f", compensate: 1 })),
+  // @ts-expect-error an option that does not exist
+  value<1>().pipe(Step.durable("s", { tags: 1 })),
+  // @ts-expect-error an option that does not exist, beside one that does
+  value<1>().pipe(Step.durable("s", { fingerprint: "f", tags: 1 })),
   // @ts-expect-error the same, data-first
-  Step.durable(value<1>(), "s", { fingerprint: "f", compensate: () => Effect.void }),
+  Step.durable(value<1>(), "s", { fingerprint: "f", tags: 1 }),
   // @ts-expect-error the same, in the value form
-  Step.make({ id: "s", execute: value<1>(), compensate: () => Effect.void }),
+  Step.make({ id: "s", execute: value<1>(), tags: 1 }),
   // @ts-expect-error an option of type any
-  value<1>().pipe(Step.durable("s", { fingerprint: "f", compensate: "fail" as any })),
+  value<1>().pipe(Step.durable("s", { fingerprint: "f", tags: "fail" as any })),
   // @ts-expect-error in one case only
-  value<1>().pipe(Step.durable("s", condition ? { fingerprint: "f" } : { compensate: 1 })),
+  value<1>().pipe(Step.durable("s", condition ? { fingerprint: "f" } : { tags: 1 })),
   // @ts-expect-error an object that was put together before
   value<1>().pipe(Step.durable("s", together)),
   // @ts-expect-error the value form's own
   value<1>().pipe(Step.durable("s", { fingerprint: "f", id: "t" })),
+  // @ts-expect-error nothing that undoes
+  value<1>().pipe(Step.durable("s", { compensate: 1 })),
+  // @ts-expect-error what undoes must not fail
+  value<1>().pipe(Step.durable("s", { compensate: () => Effect.fail("no") })),
+  // @ts-expect-error what undoes takes another value
+  value<1>().pipe(Step.durable("s", { compensate: (_: string) => Effect.void })),
+  // @ts-expect-error the same, data-first
+  Step.durable(value<1>(), "s", { compensate: (_: string) => Effect.void }),
+  // @ts-expect-error the same, in the value form
+  Step.make({ id: "s", execute: value<1>(), compensate: (_: string) => Effect.void }),
   // @ts-expect-error no schedule
   value<1>().pipe(Step.durable("s", { retry: 1 })),
   // @ts-expect-error no duration
@@ -290,8 +300,27 @@ is<Effect.Effect<1, Errors.StepTimeout, Workflow.Run>>()(
   value<1>().pipe(Step.durable("s", condition ? { timeout: "1 second" } : { fingerprint: "f" }))
 )
 is<Effect.Effect<1, Errors.StepTimeout | Errors.StepInterrupted, Workflow.Run>>()(
-  value<1>().pipe(Step.durable("s", { fingerprint: "f" } as Omit<Step.Options, "success" | "error">))
+  value<1>().pipe(Step.durable("s", { fingerprint: "f" } as Omit<Step.Options, "success" | "error" | "compensate">))
 )
+
+// In each form what undoes knows the value, and what it needs is needed.
+export const compensations = [
+  value<1>().pipe(Step.durable("s", { compensate: (value) => (is<1>()(value), Effect.void) })),
+  maybe.pipe(Step.durable("s", { error: OutOfStock, compensate: (value) => (is<"a">()(value), Effect.void) })),
+  maybe.pipe(
+    Step.durable("s", {
+      error: OutOfStock,
+      retry: { while: (error) => error.model === "old" },
+      compensate: (value, cause) => (is<"a">()(value), is<Cause.Cause<unknown>>()(cause), Effect.void)
+    })
+  ),
+  Step.durable(value<1>(), "s", { compensate: (value) => (is<1>()(value), Effect.void) }),
+  Step.make({ id: "s", execute: value<1>(), compensate: (value) => (is<1>()(value), Effect.void) })
+]
+const undone = value<1>().pipe(
+  Step.durable("s", { compensate: () => Effect.void as Effect.Effect<void, never, Mailer> })
+)
+is<Effect.Effect<1, never, Mailer | Workflow.Run>>()(undone)
 
 // In each form a predicate knows the step's error.
 export const predicates = [

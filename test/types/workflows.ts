@@ -3,7 +3,7 @@
 // @effect-diagnostics missingEffectError:off
 // @effect-diagnostics missingLayerContext:off
 /** What a definition asks for and gives. Nothing here runs. */
-import { Effect, type Layer, type Option, Schema, type Scope } from "effect"
+import { DateTime, Effect, type Layer, type Option, Schema, type Scope } from "effect"
 import { type Engine, type Errors, Step, Workflow } from "perdure"
 import { type Codec, is, type Mailer } from "./is.js"
 
@@ -31,17 +31,25 @@ const Order = Workflow.make({
 })
 
 const executed = Order.execute({ item: "a", at: new Date() })
-is<Effect.Effect<Date, OutOfStock | Errors.RunStopped | Errors.StartError, Engine.Engine>>()(executed)
+type Ended = OutOfStock | Errors.RunStopped | Errors.RunCancelled
+is<Effect.Effect<Date, Ended | Errors.StartError, Engine.Engine>>()(executed)
 const started = Order.start({ item: "a", at: new Date(), gift: true }, { workflowId: "id" })
 is<Effect.Effect<string, Errors.StartError, Engine.Engine>>()(started)
 const awaited = Order.await("id")
-is<Effect.Effect<Date, OutOfStock | Errors.RunStopped | Errors.WorkflowNotFound | Errors.StoreError, Engine.Engine>>()(
-  awaited
-)
+is<Effect.Effect<Date, Ended | Errors.WorkflowNotFound | Errors.StoreError, Engine.Engine>>()(awaited)
 const polled = Order.poll("id")
 is<Effect.Effect<Option.Option<Workflow.RunState<Date, OutOfStock>>, Errors.StoreError, Engine.Engine>>()(polled)
 const resumed = Order.resume("id")
 is<Effect.Effect<void, Errors.WorkflowNotFound | Errors.NothingToResume | Errors.StoreError, Engine.Engine>>()(resumed)
+const cancelled = Order.cancel("id")
+is<Effect.Effect<void, Errors.WorkflowNotFound | Errors.StoreError, Engine.Engine>>()(cancelled)
+const continued = Order.continueAsNew({ item: "a", at: new Date() })
+is<Effect.Effect<never, never, Workflow.Run>>()(continued)
+export const deadlines = [
+  Order.start({ item: "a", at: new Date() }, { deadline: "3 days" }),
+  Order.start({ item: "a", at: new Date() }, { deadline: new Date() }),
+  Order.start({ item: "a", at: new Date() }, { deadline: DateTime.unsafeNow() })
+]
 is<string>()(Order.workflowId({ item: "a", at: new Date() }))
 is<"order">()(Order.name)
 
@@ -62,7 +70,7 @@ is<Layer.Layer<never, never, Codec | Engine.Engine>>()(codecsLive)
 const Empty = Workflow.make({ name: "empty", payload: {} })
 const emptyExecuted = Empty.execute()
 is<void>()(successOf(emptyExecuted))
-is<Errors.RunStopped | Errors.StartError>()(errorOf(emptyExecuted))
+is<Errors.RunStopped | Errors.RunCancelled | Errors.StartError>()(errorOf(emptyExecuted))
 
 declare const condition: boolean
 
@@ -91,19 +99,22 @@ export const refused = [
   Workflow.make({ name: "w", payload: {}, error: Schema.Uint8ArrayFromSelf }),
   // @ts-expect-error an option that does not exist
   Workflow.make({ name: "w", payload: {}, suspendedRetrySchedule: 1 }),
-  // @ts-expect-error a deadline is not there yet
-  Empty.execute(undefined, { workflowId: "id", deadline: 1 }),
-  // @ts-expect-error cancel is not there yet
-  Empty.cancel,
-  // @ts-expect-error continueAsNew is not there yet
-  Empty.continueAsNew
+  // @ts-expect-error no deadline
+  Empty.execute(undefined, { workflowId: "id", deadline: "soon" }),
+  // @ts-expect-error the payload of another workflow
+  Order.continueAsNew({ item: 1 })
 ]
 
 // ---------------------------------------------------------------------------------------------------------------------
 // scripts
 // ---------------------------------------------------------------------------------------------------------------------
 
-type RunErrors = Errors.RunStopped | Errors.WorkflowIdInvalid | Errors.WorkflowIdConflict | Errors.StoreError
+type RunErrors =
+  | Errors.RunStopped
+  | Errors.RunCancelled
+  | Errors.WorkflowIdInvalid
+  | Errors.WorkflowIdConflict
+  | Errors.StoreError
 declare const script: Effect.Effect<Date, OutOfStock, Mailer | Workflow.Run>
 
 const run = Workflow.run("id", script, { success: Schema.Date, error: OutOfStock })
@@ -125,10 +136,6 @@ export const scriptsRefused = [
   Workflow.run("id", Effect.void, { success: Schema.Void, deadline: 1 })
 ]
 
-/** Not there yet. */
-export const missing = [
-  // @ts-expect-error Workflow.patched
-  Workflow.patched,
-  // @ts-expect-error Workflow.withCompensation
-  Workflow.withCompensation
-]
+const undone = Workflow.withCompensation(script, (value) => (is<Date>()(value), Effect.void))
+is<Effect.Effect<Date, OutOfStock, Mailer | Workflow.Run>>()(undone)
+export const undonePiped = script.pipe(Workflow.withCompensation((value) => (is<Date>()(value), Effect.void)))

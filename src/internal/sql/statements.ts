@@ -278,7 +278,8 @@ export const make = (dialect: Dialect, prefix: string, namespace: string) => {
       ({ row }) => length(row.error)
     ),
     bindStep,
-    nextGeneration: `UPDATE ${workflows} SET generation = generation + 1, begun_at = ?, payload_codec = ?, ` +
+    nextGeneration:
+      `UPDATE ${workflows} SET generation = generation + 1, begun_at = ?, updated_at = ?, payload_codec = ?, ` +
       `payload_digest = ?, payload = ? WHERE namespace = ? AND workflow_id = ? AND generation = ?`,
 
     // -- what is sent to runs

@@ -206,7 +206,16 @@ export const make = (options: {
     if (next !== null) {
       const changed = yield* session.change(
         statements.nextGeneration,
-        [next.begunAt, next.payloadCodec, next.payloadDigest, next.payload, namespace, workflowId, generation]
+        [
+          next.begunAt,
+          next.begunAt,
+          next.payloadCodec,
+          next.payloadDigest,
+          next.payload,
+          namespace,
+          workflowId,
+          generation
+        ]
       )
       if (changed === 0) {
         const detail = `generation ${generation} of the run is not its present one`
