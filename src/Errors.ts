@@ -353,11 +353,43 @@ export const Operation = Schema.Struct({
  */
 export type Operation = typeof Operation.Type
 
-const printed = (operation: Operation | null) =>
-  operation === null
-    ? "(nothing)"
-    : `${operation.address} ${operation.kind} ${shown(operation.id)}` +
-      (operation.fingerprint === null ? "" : ` fingerprint ${shown(operation.fingerprint)}`)
+/** What an operation is compared by, as it is printed. */
+const partsOf = ({ address, fingerprint, id, kind }: Operation): ReadonlyArray<string> => [
+  address,
+  kind,
+  shown(id),
+  ...(fingerprint === null ? [] : [`fingerprint ${shown(fingerprint)}`])
+]
+
+const printed = (operation: Operation | null) => operation === null ? "(nothing)" : partsOf(operation).join(" ")
+
+/** Carets under the first part of the requested operation that is not as recorded; they come after it if it lacks that part. */
+const difference = (recorded: Operation | null, requested: Operation | null): string => {
+  if (recorded === null || requested === null) {
+    return "^".repeat(printed(requested).length)
+  }
+  const before = partsOf(recorded)
+  const now = partsOf(requested)
+  const first = now.findIndex((part, i) => part !== before[i])
+  const same = first === -1 ? now : now.slice(0, first)
+  return " ".repeat(same.map((part) => `${part} `).join("").length) + "^".repeat(now[same.length]?.length ?? 1)
+}
+
+/** What most probably has to be mended. */
+const hint = (recorded: Operation | null, requested: Operation | null): string => {
+  if (recorded?.kind === "patch") {
+    const id = shown(recorded.id)
+    return `What is recorded is the marker of a change: let the code call Workflow.patched(${id}) there or, once no run ` +
+      `without the marker is left, Workflow.patchDone(${id})`
+  }
+  if (recorded === null || recorded.address === requested?.address) {
+    return recorded?.kind === requested?.kind && recorded?.id === requested?.id
+      ? "Only the fingerprint differs: the input has changed since this was recorded"
+      : "New code goes behind Workflow.patched(\"…\"), which is false where a run has recorded something else"
+  }
+  return "The code does not ask for what is recorded: runs that have it need it still. Leave it out only where " +
+    "Workflow.patched(\"…\"), asked at that place, is true"
+}
 
 /**
  * The code asks for another operation than the one that is recorded. Nothing was overwritten.
@@ -386,7 +418,9 @@ export class NonDeterminismError extends Schema.TaggedError<NonDeterminismError>
     const width = Math.max(...rows.map(([, recorded]) => recorded.length))
     return `Run ${shown(this.workflowId)} was recorded by other code than this:\n` +
       rows.map(([mark, recorded, requested]) => `${mark.padEnd(2)}${recorded.padEnd(width)}  ${requested}`).join("\n") +
-      "\nDeploy code that asks for what is recorded, or give it back the input (a file, a setting) that it read then, and " +
+      `\n${" ".repeat(2 + width + 2)}${difference(this.recorded, this.requested)}\n` +
+      `${hint(this.recorded, this.requested)}.\n` +
+      "Deploy code that asks for what is recorded, or give it back the input (a file, a setting) that it read then, and " +
       "resume the run"
   }
 }

@@ -40,6 +40,7 @@ import type {
 import { freshId, nameProblem, workflowIdProblem } from "./internal/names.js"
 import { outsideBody } from "./internal/operation.js"
 import type { CurrentStep, OutcomeSchemas, RunEnd, StartRequest } from "./internal/run.js"
+import { patchDone as donePatching, patched as isPatched } from "./internal/patch.js"
 import { cancelReason, Engine, Run as CurrentRun } from "./internal/run.js"
 import { sleepUntil as durableSleep } from "./internal/sleep.js"
 import { decode, encode } from "./internal/values.js"
@@ -554,6 +555,57 @@ export const withCompensation: {
     compensate: (value: A, cause: Cause.Cause<unknown>) => Effect.Effect<unknown, never, R2>
   ): Effect.Effect<A, E, R | Exclude<R2, CurrentStep | Scope.Scope> | CurrentRun>
 } = dual(2, compensated)
+
+/**
+ * Whether a run goes by the new code, so that code may change while runs of it are under way: false where the run has recorded
+ * another operation at this place or behind it, by code without this call; else true, and a marker is recorded, which takes a
+ * sequence. The answer is that of the first call with this id in the run, wherever the others stand.
+ *
+ * The first call waits for the run to come to rest, as a step does. Where branches share state, call it before them: within
+ * them it may change their order. An id that is not valid, and a call inside a step, stop the run.
+ *
+ * @param id - names the change: at most 256 bytes, and not used for another change of this workflow
+ * @example
+ * ```ts
+ * import { Effect } from "effect"
+ * import { Step, Workflow } from "perdure"
+ *
+ * const byLetter = Effect.log("printed and posted").pipe(Step.durable("post-letter"))
+ * const byEmail = Effect.log("sent").pipe(Step.durable("send-email"))
+ *
+ * // Runs that have posted the letter, or are about to, stay with it; the others send an e-mail.
+ * export const welcome = Workflow.patched("welcome-by-email").pipe(
+ *   Effect.flatMap((isNew) => isNew ? byEmail : byLetter)
+ * )
+ * ```
+ *
+ * @since 0.1.0
+ * @category body
+ */
+export const patched = (id: string): Effect.Effect<boolean, never, CurrentRun> => isPatched(id)
+
+/**
+ * Takes the place of {@link patched} once no run is left that goes by the old code: where the marker is recorded it takes its
+ * sequence, elsewhere it takes none and records nothing. When no run with the marker is left either, it can go.
+ *
+ * Only the first call with this id in the run looks, and none does after `patched` of this id; after it, `patched` of this id is
+ * true. An id that is not valid, and a call inside a step, stop the run.
+ *
+ * @param id - the id that `patched` was called with
+ * @example
+ * ```ts
+ * import { Effect } from "effect"
+ * import { Step, Workflow } from "perdure"
+ *
+ * const byEmail = Effect.log("sent").pipe(Step.durable("send-email"))
+ *
+ * export const welcome = Workflow.patchDone("welcome-by-email").pipe(Effect.zipRight(byEmail))
+ * ```
+ *
+ * @since 0.1.0
+ * @category body
+ */
+export const patchDone = (id: string): Effect.Effect<void, never, CurrentRun> => donePatching(id)
 
 // ---------------------------------------------------------------------------------------------------------------------
 // helpers

@@ -1260,7 +1260,7 @@ describe("a residency", () => {
           deadlockAfter: 1,
           fork: () => {},
           after: () => () => {},
-          loadAfter: () => {},
+          readAfter: () => {},
           parkGrace: 1,
           readMail: () => {},
           parked: () => {}

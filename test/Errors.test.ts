@@ -85,7 +85,64 @@ const catalogue: ReadonlyArray<readonly [Error, ReadonlyArray<string>]> = [
   ]
 ]
 
+/** What is recorded, what is requested, and how the difference is shown beneath them. */
+const differences: ReadonlyArray<
+  readonly [recorded: Errors.Operation | null, requested: Errors.Operation | null, shown: ReadonlyArray<string>]
+> = [
+  [operation, { ...operation, id: "refund" }, [
+    "> 1.0 step \"charge\"  1.0 step \"refund\"",
+    "                              ^^^^^^^^",
+    "New code goes behind Workflow.patched(\"…\")"
+  ]],
+  [operation, { ...operation, kind: "sleep", id: "nap" }, [
+    "> 1.0 step \"charge\"  1.0 sleep \"nap\"",
+    "                         ^^^^^",
+    "New code goes behind Workflow.patched(\"…\")"
+  ]],
+  [operation, { ...operation, fingerprint: "v2" }, [
+    "> 1.0 step \"charge\"  1.0 step \"charge\" fingerprint \"v2\"",
+    "                                       ^^^^^^^^^^^^^^^^",
+    "Only the fingerprint differs"
+  ]],
+  [{ ...operation, fingerprint: "v1" }, operation, [
+    "> 1.0 step \"charge\" fingerprint \"v1\"  1.0 step \"charge\"",
+    "                                                        ^",
+    "Only the fingerprint differs"
+  ]],
+  [operation, { ...operation, address: "2" }, [
+    "> 1.0 step \"charge\"  2 step \"charge\"",
+    "                     ^",
+    "The code does not ask for what is recorded"
+  ]],
+  [operation, null, [
+    "> 1.0 step \"charge\"  (nothing)",
+    "                     ^^^^^^^^^",
+    "The code does not ask for what is recorded"
+  ]],
+  [null, operation, [
+    "> (nothing)  1.0 step \"charge\"",
+    "             ^^^^^^^^^^^^^^^^^",
+    "New code goes behind Workflow.patched(\"…\")"
+  ]],
+  [{ ...operation, kind: "patch", id: "by-email" }, operation, [
+    "> 1.0 patch \"by-email\"  1.0 step \"charge\"",
+    "                            ^^^^",
+    "Workflow.patched(\"by-email\") there or, once no run without the marker is left, Workflow.patchDone(\"by-email\")"
+  ]],
+  [{ ...operation, kind: "patch", id: "by-email" }, null, [
+    "> 1.0 patch \"by-email\"  (nothing)",
+    "                        ^^^^^^^^^",
+    "Workflow.patchDone(\"by-email\")"
+  ]]
+]
+
 describe("Errors", () => {
+  it.each(differences)("case %# of a mismatch marks the first difference, and says what to do", (recorded, requested, shown) => {
+    const error = new Errors.NonDeterminismError({ workflowId: "wf", recorded, requested, agreed: [] })
+    expect(error.message).toContain(shown.slice(0, 2).join("\n") + "\n")
+    expect(error.message).toContain(shown[2])
+  })
+
   it.each(catalogue)("%o says where it is and what to do", (error, words) => {
     for (const word of words) {
       expect(error.message).toContain(word)

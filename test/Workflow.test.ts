@@ -890,6 +890,8 @@ describe.each(stores)("Workflow (%s)", (_, store) => {
           "  recorded          requested",
           "  0 step \"reserve\"  0 step \"reserve\"",
           "> 1 step \"charge\"   1 step \"refund\"",
+          "                           ^^^^^^^^",
+          "New code goes behind Workflow.patched(\"…\"), which is false where a run has recorded something else.",
           "Deploy code that asks for what is recorded, or give it back the input (a file, a setting) that it read then, and " +
           "resume the run"
         ].join("\n"))
@@ -932,7 +934,9 @@ describe.each(stores)("Workflow (%s)", (_, store) => {
       Effect.gen(function*() {
         const reason = yield* changed(Effect.zipRight(stepOf("a"), stepOf("b")), stepOf("a"))
         expect(reason).toMatchObject({ recorded: { address: "1", id: "b" }, requested: null })
-        expect(reason.message).toContain("> 1 step \"b\"  (nothing)")
+        expect(reason.message).toContain(
+          "> 1 step \"b\"  (nothing)\n              ^^^^^^^^^\nThe code does not ask for what is recorded"
+        )
         const failed = Effect.zipRight(Job.resume(jobId), Job.await(jobId)).pipe(
           stoppedBy("NonDeterminismError"),
           withJob(Effect.zipRight(stepOf("a"), Effect.fail("no")))

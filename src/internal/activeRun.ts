@@ -85,10 +85,15 @@ export interface Household {
   readonly fork: (effect: Effect.Effect<void>) => void
   /** How long a run rests before it leaves memory, in milliseconds. */
   readonly parkGrace: number
-  readonly loadAfter: (run: ActiveRun, position: number) => void
   readonly readMail: (run: ActiveRun, wanted: ReadonlyArray<Wanted>) => void
   /** A run sleeps, until then if it goes on by itself. */
   readonly parked: (wakeAt: number | null) => void
+  /** Reads the next page of the history; the run ends if the store cannot. */
+  readonly readAfter: (
+    run: ActiveRun,
+    position: number,
+    then: (records: ReadonlyArray<StepRow>, more: boolean) => void
+  ) => void
 }
 
 export interface RunIdentity {
@@ -149,7 +154,7 @@ export class ActiveRun {
     this.ending = Deferred.unsafeMake(FiberId.none)
     this.emptyUpdate = emptyUpdate(identity)
     this.sequencer = new Sequencer({
-      loadAfter: (position) => household.loadAfter(this, position),
+      loadAfter: (position) => household.readAfter(this, position, (records, more) => this.loaded(records, more)),
       after: household.after,
       onMismatch: (recorded, requested) => this.stop(this.mismatch(recorded, requested)),
       onForeign: () =>
@@ -252,6 +257,9 @@ export class ActiveRun {
     this.nextPosition = typeof last === "number" ? last + 1 : this.nextPosition
     this.sequencer.load(records, more)
   }
+
+  /** What `patched` has answered in this life, by id; `null` while the marker is being recorded. */
+  readonly patches = new Map<string, boolean | null>()
 
   // -- writing
 

@@ -70,10 +70,10 @@ export const make = (settings: Settings): Effect.Effect<Engine["Type"], StoreErr
         const fiber = fork(Effect.zipRight(Effect.sleep(millis), Effect.sync(callback)))
         return () => fiber.unsafeInterruptAsFork(FiberId.none)
       },
-      loadAfter: (run, position) => {
+      readAfter: (run, position, then) => {
         fork(Effect.matchCause(readHistory(store, run.identity, position), {
           onFailure: (cause) => run.finish(endingOf(cause)),
-          onSuccess: (rows) => run.loaded(rows, rows.length === pageSize)
+          onSuccess: (rows) => then(rows, rows.length === pageSize)
         }))
       },
       parkGrace: settings.parkGrace,

@@ -88,18 +88,41 @@ export interface Begun {
 
 /** Takes a sequence, and waits for the outcome. */
 export const durable = <A, E, R>(spec: OperationSpec<A, E, R>): Effect.Effect<A, E, R> =>
+  admitted(spec, (branch, fiber, status) => request(spec, branch, fiber, status))
+
+/** Goes on where an operation can be recorded, and refuses it elsewhere. */
+export const admitted = <A, E, R>(
+  spec: Pick<OperationSpec<A, E, R>, "called" | "problem" | "inStep">,
+  go: (branch: Branch, fiber: AnyFiber, status: FiberStatus.Running) => Effect.Effect<A, E, R>
+): Effect.Effect<A, E, R> =>
   placed(spec.called, {
     inStep: spec.inStep,
     inBranch: (branch, fiber, status) => {
       const client = branch.run.household.sharedClient
+      const admit = () => accepted(spec, branch.run, fiber, () => go(branch, fiber, status))
       return client === null
-        ? request(spec, branch, fiber, status)
-        : Effect.if(client.isHeld, {
-          onTrue: () => heldUp(spec.called, branch.run),
-          onFalse: () => request(spec, branch, fiber, status)
-        })
+        ? admit()
+        : Effect.if(client.isHeld, { onTrue: () => heldUp(spec.called, branch.run), onFalse: admit })
     }
   })
+
+const accepted = <A, E, R>(
+  { called, problem }: { readonly called: string; readonly problem: string | null },
+  run: ActiveRun,
+  fiber: AnyFiber,
+  go: () => Effect.Effect<A, E, R>
+): Effect.Effect<A, E, R> => {
+  if (problem !== null) {
+    return run.refuse(run.misplaced(called, problem))
+  }
+  if (!runsOn(fiber, run.sequencer.scheduler)) {
+    return run.refuse(run.misplaced(
+      called,
+      "it was called on another scheduler than that of its run, which cannot see when the body is at rest. Use Effect.withScheduler inside a step"
+    ))
+  }
+  return go()
+}
 
 /** On a client that the application shares, a body in a transaction of its own would wait for a record that waits for it. */
 const heldUp = (called: string, run: ActiveRun): Effect.Effect<never> =>
@@ -116,15 +139,6 @@ const request = <A, E, R>(
   status: FiberStatus.Running
 ): Effect.Effect<A, E, R> => {
   const run = branch.run
-  if (spec.problem !== null) {
-    return run.refuse(run.misplaced(spec.called, spec.problem))
-  }
-  if (!runsOn(fiber, run.sequencer.scheduler)) {
-    return run.refuse(run.misplaced(
-      spec.called,
-      "it was called on another scheduler than that of its run, which cannot see when the body is at rest. Use Effect.withScheduler inside a step"
-    ))
-  }
   const sequence = branch.take(1)
   run.reached(`${branch.prefix}${sequence}`)
   const askedAfter = run.sequencer.handedPosition

@@ -48,6 +48,11 @@ export class Branch {
     return ++this.calls > maxCallsAfterwards ? this.run.dropped : this.run.parked
   }
 
+  /** The sequence that is taken next. */
+  get sequence(): number {
+    return this.next
+  }
+
   /** Takes sequences, and answers the first of them. */
   take(count: number): number {
     const first = this.next

@@ -23,6 +23,22 @@ export interface Wait {
   readonly voided: (record: StepRow) => void
 }
 
+/**
+ * A fiber of the body that asks what is recorded at its place, before it goes on. It is answered at rest, ahead of every outcome,
+ * so that it goes on in the same order whether the answer is known at once or has to be read.
+ */
+export interface Question {
+  readonly look: () => Look
+  /** Continues the fiber with an effect that does not come back. */
+  readonly release: () => void
+}
+
+/**
+ * What continues a fiber that asks. Or why nothing does: `Unknown` if the answer is being read, before which nothing else goes on;
+ * `Held` if another fiber has to go on first.
+ */
+export type Look = (() => void) | "Unknown" | "Held"
+
 /** A fiber of the body that was interrupted while it waited, and goes on when the operation has let go. */
 interface Cut {
   readonly resume: () => void
@@ -96,6 +112,7 @@ export class Sequencer {
   private branches = 0
   private leaves = 0
   private readonly waits = new Map<string, Wait>()
+  private readonly questions = new Set<Question>()
   /** Operations whose waiting fiber is gone: their outcomes are void. */
   private readonly voided = new Map<string, Wait>()
   private readonly cuts: Array<Cut> = []
@@ -175,6 +192,16 @@ export class Sequencer {
     this.unbegun.add(wait)
   }
 
+  /** A fiber of the body asks what is recorded. */
+  inquire(question: Question): void {
+    this.questions.add(question)
+  }
+
+  /** The fiber that asked was interrupted. */
+  withdraw(question: Question): void {
+    this.questions.delete(question)
+  }
+
   /**
    * The fiber that waited was interrupted. It goes on in its turn, when the operation has let go and the body is at rest:
    * how long the letting go takes must not be seen by the body.
@@ -211,7 +238,12 @@ export class Sequencer {
 
   /** How many operations the body waits for; none can be told if it has stopped waiting for one that has not let go. */
   get waiting(): number | null {
-    return this.cuts.length > 0 || this.ahead || !this.scheduler.idle ? null : this.waits.size
+    return this.cuts.length > 0 || this.questions.size > 0 || this.ahead || !this.scheduler.idle ? null : this.waits.size
+  }
+
+  /** The outcomes that the body has not been handed yet, as far as they are loaded. */
+  get upcoming(): ReadonlyArray<StepRow> {
+    return this.records.slice(this.next)
   }
 
   /** The recorded outcome that the body, which has ended, never asked for. */
@@ -234,8 +266,9 @@ export class Sequencer {
 
   /** Continues every waiting fiber with an effect that does not come back. */
   releaseAll(): void {
-    const waiting = [...this.waits.values(), ...this.cuts]
+    const waiting = [...this.waits.values(), ...this.questions, ...this.cuts]
     this.waits.clear()
+    this.questions.clear()
     this.cuts.length = 0
     this.unbegun.clear()
     for (const wait of waiting) {
@@ -245,7 +278,7 @@ export class Sequencer {
 
   private foreign() {
     // With one line of control that waits for nothing else, the wake-up can come at one place only.
-    if (!this.closed && (this.leaves > 1 || (this.branches > 1 && this.waits.size > 0))) {
+    if (!this.closed && (this.leaves > 1 || (this.branches > 1 && this.waits.size + this.questions.size > 0))) {
       this.around.onForeign()
     }
   }
@@ -254,7 +287,7 @@ export class Sequencer {
    * Looks whether there is something to hand over. With one branch the body is at rest when nothing of it is left to run;
    * with several, after a further turn of the event loop, in which a wake-up from outside would show itself.
    */
-  private settle() {
+  settle(): void {
     if (!this.started || this.closed || this.handing || !this.scheduler.idle) {
       return
     }
@@ -291,6 +324,17 @@ export class Sequencer {
   }
 
   private handOne(): boolean {
+    for (const question of this.questions) {
+      const look = question.look()
+      if (look === "Unknown") {
+        return false
+      }
+      if (look !== "Held") {
+        this.questions.delete(question)
+        this.cause(look)
+        return true
+      }
+    }
     const cut = this.cuts[0]
     if (cut !== undefined) {
       if (cut.ended) {

@@ -1,6 +1,6 @@
 /** Random bodies: what a person may write with steps, branches, and the things that branches share. */
 import { Effect, FastCheck as fc, Queue, Ref, Schema } from "effect"
-import { Branch, Step, type Workflow } from "perdure"
+import { Branch, Step, Workflow } from "perdure"
 
 export type Concurrency = number | "unbounded" | "inherit" | undefined
 
@@ -10,6 +10,7 @@ export type Program =
   | { readonly op: "offer" }
   | { readonly op: "poll" }
   | { readonly op: "yield" }
+  | { readonly op: "patched" | "patchDone"; readonly id: string }
   | { readonly op: "locked"; readonly body: Program }
   | { readonly op: "sequence"; readonly parts: ReadonlyArray<Program> }
   | {
@@ -44,6 +45,10 @@ const programs = (depth: number, shares: boolean): fc.Arbitrary<Program> => {
   const leaves: Array<fc.Arbitrary<Program>> = [step, step, step]
   if (shares) {
     leaves.push(fc.constantFrom<Program>({ op: "count" }, { op: "offer" }, { op: "poll" }, { op: "yield" }))
+    leaves.push(fc.record({
+      op: fc.constantFrom("patched" as const, "patched" as const, "patchDone" as const),
+      id: fc.constantFrom("p", "q", "r", "s")
+    }))
   }
   if (depth === 0) {
     return fc.oneof(...leaves)
@@ -135,6 +140,12 @@ export const bodyOf = (program: Program, ledger: Ledger) =>
           return Effect.flatMap(Queue.poll(queue), (n) => note(`polled ${JSON.stringify(n)}`))
         case "yield":
           return Effect.yieldNow()
+        case "patched":
+          return Effect.flatMap(Workflow.patched(node.id), (is) => note(`patched ${node.id} ${is}`)).pipe(
+            Effect.onInterrupt(() => note(`cut ${node.id}`))
+          )
+        case "patchDone":
+          return Effect.zipRight(Workflow.patchDone(node.id), note(`done ${node.id}`))
         case "locked":
           // Whoever holds the only permit would wait for itself.
           return holding

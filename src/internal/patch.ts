@@ -1,0 +1,176 @@
+/** Patch markers: by which changed code tells the runs that were under way from those that began with it. */
+import * as Effect from "effect/Effect"
+import type { StepRow } from "../StepStore.js"
+import type { ActiveRun } from "./activeRun.js"
+import { nameProblem } from "./names.js"
+import type { Begun } from "./operation.js"
+import { admitted, durable } from "./operation.js"
+import type { Branch, InStep } from "./place.js"
+import type { Look } from "./sequencer.js"
+import { addressOf } from "./sequencer.js"
+
+const kind = "patch"
+
+/** What is recorded at the place where a branch is. */
+type Found = "Marker" | "Other" | "Nothing"
+
+interface Spec {
+  readonly called: string
+  readonly id: string
+  /** What the first call of the id answers where its marker is not recorded; `null` records the marker. */
+  readonly otherwise: (found: "Other" | "Nothing") => boolean | null
+}
+
+/** Whether this is the code that a run goes by here: false where it has recorded something else. */
+export const patched = (id: string): Effect.Effect<boolean> =>
+  ask({
+    called: `Workflow.patched(${JSON.stringify(id)})`,
+    id,
+    otherwise: (found) => found === "Other" ? false : null
+  })
+
+/** Takes the sequence of the marker, where it is recorded. */
+export const patchDone = (id: string): Effect.Effect<void> =>
+  Effect.asVoid(ask({ called: `Workflow.patchDone(${JSON.stringify(id)})`, id, otherwise: () => true }))
+
+const ask = (spec: Spec): Effect.Effect<boolean> =>
+  admitted<boolean, never, never>({ ...spec, problem: problemOf(spec.id), inStep: inStep(spec) }, (branch) => {
+    const known = branch.run.patches.get(spec.id)
+    return typeof known === "boolean" ? Effect.succeed(known) : question(spec, branch)
+  })
+
+const problemOf = (id: string) => {
+  const problem = nameProblem(id)
+  return problem === null ? null : `its id cannot be used: ${problem}`
+}
+
+const inStep = ({ called }: Spec) => ({ run, stepId }: InStep): Effect.Effect<never> =>
+  run.refuse(run.misplaced(
+    called,
+    `it belongs to the body, and step ${
+      JSON.stringify(stepId)
+    } is recorded as a whole. Call it in the body, before the step, and let the step use its answer`
+  ))
+
+/** Suspends always, also where the answer is at hand: how much of a history is loaded must not be seen by the body. */
+const question = (spec: Spec, branch: Branch): Effect.Effect<boolean> => {
+  const { run } = branch
+  const { patches, sequencer } = run
+  const lookup: { begun: boolean; found: Found | null } = { begun: false, found: null }
+  return Effect.async<boolean>((resume) => {
+    const known = (answer: boolean) => {
+      patches.set(spec.id, answer)
+      resume(Effect.succeed(answer))
+    }
+    const asked = {
+      look: (): Look => {
+        const before = patches.get(spec.id)
+        if (before !== undefined) {
+          return before === null ? "Held" : () => resume(Effect.succeed(before))
+        }
+        if (!lookup.begun) {
+          lookup.begun = true
+          find(spec.id, branch, (found) => {
+            lookup.found = found
+            sequencer.settle()
+          })
+        }
+        const { found } = lookup
+        if (found === null) {
+          return "Unknown"
+        }
+        const answer = found === "Marker" ? null : spec.otherwise(found)
+        return () => answer === null ? resume(marker(spec, run)) : known(answer)
+      },
+      release: () => resume(run.parked)
+    }
+    sequencer.inquire(asked)
+    return Effect.sync(() => sequencer.withdraw(asked))
+  })
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// the marker
+// ---------------------------------------------------------------------------------------------------------------------
+
+/**
+ * Not interruptible, so that whatever follows it in its branch is recorded after it. Else an operation of a finalizer could stand
+ * in the history behind a marker that was cut, and a replay would take it for what other code has recorded.
+ */
+const marker = (spec: Spec, { patches }: ActiveRun): Effect.Effect<boolean> =>
+  Effect.uninterruptible(Effect.suspend(() => {
+    patches.set(spec.id, null)
+    return durable<boolean, never, never>({
+      called: spec.called,
+      kind,
+      id: spec.id,
+      fingerprint: null,
+      problem: null,
+      begin: (begun) => begin(spec.id, begun),
+      answer: () =>
+        Effect.sync(() => {
+          patches.set(spec.id, true)
+          return true
+        }),
+      inStep: inStep(spec)
+    })
+  }))
+
+const begin = (id: string, { address, askedAfter, branch, sequence }: Begun) => {
+  const { run } = branch
+  const at = run.now()
+  run.household.fork(run.record({
+    stepKey: run.keyOf(address),
+    stepId: id,
+    kind,
+    sequence,
+    status: "COMPLETED",
+    attempt: 1,
+    epoch: run.identity.epoch,
+    startedAt: at,
+    updatedAt: at,
+    askedAfter,
+    fingerprint: null,
+    output: null,
+    errorTag: null,
+    error: null
+  }))
+  return (ended: () => void) => ended()
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// what is recorded
+// ---------------------------------------------------------------------------------------------------------------------
+
+/**
+ * Looks at everything that the store has of the run and the body has not been handed. Pages of the history that are read for this
+ * alone are not kept: where a branch is far behind the others, they may be many.
+ */
+const find = (id: string, branch: Branch, then: (found: Found) => void): void => {
+  const { run } = branch
+  const { sequence } = branch
+  const foundIn = (rows: Iterable<StepRow>): Found => {
+    for (const row of rows) {
+      const address = addressOf(row.stepKey)
+      // Whatever has this sequence or a later one: a branch has no record of its own, nor has what was cut before it began.
+      if (address.startsWith(branch.prefix) && Number.parseInt(address.slice(branch.prefix.length)) >= sequence) {
+        return row.kind === kind && row.stepId === id && address === `${branch.prefix}${sequence}` ? "Marker" : "Other"
+      }
+    }
+    return "Nothing"
+  }
+  /** The history first: a marker is recorded before all that follows it, which may be under way again. */
+  const search = (rows: ReadonlyArray<StepRow>, more: boolean, last: number): void => {
+    const found = foundIn(rows)
+    if (found !== "Nothing" || !more) {
+      then(found === "Nothing" ? foundIn(run.unfinished.values()) : found)
+      return
+    }
+    run.household.readAfter(run, last, (rows, more) => {
+      if (!run.closed) {
+        search(rows, more, rows.at(-1)?.position ?? last)
+      }
+    })
+  }
+  search(run.sequencer.upcoming, run.sequencer.more, run.sequencer.lastPosition)
+}
