@@ -82,8 +82,9 @@ const reserveAll = (called: string, effects: ReadonlyArray<AnyEffect>): Effect.E
         return run.refuse(run.exceeded(`the number of branches reserved by ${called}`, reservation, effects.length))
       }
       const first = branch.take(effects.length)
+      const unbegun = new Set<string>()
       return Effect.succeed(effects.map((effect, i) => {
-        const child = new Branch(run, `${branch.prefix}${first + i}.`, branch)
+        const child = new Branch(run, `${branch.prefix}${first + i}.`, branch, unbegun)
         return inBranch(effect, child, () =>
           run.refuse(run.misplaced(
             called,

@@ -137,11 +137,14 @@ const differences: ReadonlyArray<
 ]
 
 describe("Errors", () => {
-  it.each(differences)("case %# of a mismatch marks the first difference, and says what to do", (recorded, requested, shown) => {
-    const error = new Errors.NonDeterminismError({ workflowId: "wf", recorded, requested, agreed: [] })
-    expect(error.message).toContain(shown.slice(0, 2).join("\n") + "\n")
-    expect(error.message).toContain(shown[2])
-  })
+  it.each(differences)(
+    "case %# of a mismatch marks the first difference, and says what to do",
+    (recorded, requested, shown) => {
+      const error = new Errors.NonDeterminismError({ workflowId: "wf", recorded, requested, agreed: [] })
+      expect(error.message).toContain(shown.slice(0, 2).join("\n") + "\n")
+      expect(error.message).toContain(shown[2])
+    }
+  )
 
   it.each(catalogue)("%o says where it is and what to do", (error, words) => {
     for (const word of words) {

@@ -1,5 +1,6 @@
 /** Patch markers: by which changed code tells the runs that were under way from those that began with it. */
 import * as Effect from "effect/Effect"
+import * as Iterable from "effect/Iterable"
 import type { StepRow } from "../StepStore.js"
 import type { ActiveRun } from "./activeRun.js"
 import { nameProblem } from "./names.js"
@@ -148,29 +149,26 @@ const begin = (id: string, { address, askedAfter, branch, sequence }: Begun) => 
  */
 const find = (id: string, branch: Branch, then: (found: Found) => void): void => {
   const { run } = branch
-  const { sequence } = branch
-  const foundIn = (rows: Iterable<StepRow>): Found => {
-    for (const row of rows) {
-      const address = addressOf(row.stepKey)
-      // Whatever has this sequence or a later one: a branch has no record of its own, nor has what was cut before it began.
-      if (address.startsWith(branch.prefix) && Number.parseInt(address.slice(branch.prefix.length)) >= sequence) {
-        return row.kind === kind && row.stepId === id && address === `${branch.prefix}${sequence}` ? "Marker" : "Other"
-      }
-    }
-    return "Nothing"
-  }
+  const { address } = branch
+  const isMarker = (row: StepRow) => row.kind === kind && row.stepId === id && addressOf(row.stepKey) === address
+  // Not this address alone. A branch that was reserved here has no record of its own, nor has what was cut before it began. And
+  // where the branch had ended, nothing more can be recorded in it before what followed has been handed out.
+  const isPassed = (row: StepRow) => branch.isBefore(addressOf(row.stepKey))
+  const isUnderWay = (row: StepRow) => branch.leadsTo(addressOf(row.stepKey))
   /** The history first: a marker is recorded before all that follows it, which may be under way again. */
   const search = (rows: ReadonlyArray<StepRow>, more: boolean, last: number): void => {
-    const found = foundIn(rows)
-    if (found !== "Nothing" || !more) {
-      then(found === "Nothing" ? foundIn(run.unfinished.values()) : found)
-      return
+    const row = rows.find(isPassed)
+    if (row !== undefined) {
+      then(isMarker(row) ? "Marker" : "Other")
+    } else if (more) {
+      run.household.readAfter(run, last, (rows, more) => {
+        if (!run.closed) {
+          search(rows, more, rows.at(-1)?.position ?? last)
+        }
+      })
+    } else {
+      then(Iterable.some(run.unfinished.values(), isUnderWay) ? "Other" : "Nothing")
     }
-    run.household.readAfter(run, last, (rows, more) => {
-      if (!run.closed) {
-        search(rows, more, rows.at(-1)?.position ?? last)
-      }
-    })
   }
   search(run.sequencer.upcoming, run.sequencer.more, run.sequencer.lastPosition)
 }

@@ -28,11 +28,14 @@ export class Branch {
   /** What the addresses of this branch begin with: nothing in the root branch, `1.` in the branch of sequence 1. */
   readonly prefix: string
   private readonly parent: Branch | null
+  /** The prefixes of the branches reserved together with this one that have not begun. */
+  private readonly unbegun: Set<string>
 
-  constructor(run: ActiveRun, prefix: string, parent: Branch | null) {
+  constructor(run: ActiveRun, prefix: string, parent: Branch | null, unbegun: Set<string> = new Set()) {
     this.run = run
     this.prefix = prefix
     this.parent = parent
+    this.unbegun = unbegun.add(prefix)
   }
 
   /** For messages. */
@@ -48,9 +51,27 @@ export class Branch {
     return ++this.calls > maxCallsAfterwards ? this.run.dropped : this.run.parked
   }
 
-  /** The sequence that is taken next. */
-  get sequence(): number {
-    return this.next
+  /** The address of the operation that is asked for next. */
+  get address(): string {
+    return `${this.prefix}${this.next}`
+  }
+
+  /** Whether an address is the next one of this branch, or within it, or a later one. */
+  leadsTo(address: string): boolean {
+    return address.startsWith(this.prefix) && sequenceIn(this.prefix, address) >= this.next
+  }
+
+  /**
+   * Whether an address is reached only when this branch goes on or has ended: it is one of its own, or a later one of a branch
+   * around it, or of a branch beside it that has not begun.
+   */
+  isBefore(address: string): boolean {
+    return this.leadsTo(address) || (this.parent !== null &&
+      (this.parent.isBefore(address) || this.isBeside(this.parent.prefix, address)))
+  }
+
+  private isBeside(prefix: string, address: string): boolean {
+    return address.startsWith(prefix) && this.unbegun.has(`${prefix}${sequenceIn(prefix, address)}.`)
   }
 
   /** Takes sequences, and answers the first of them. */
@@ -76,6 +97,7 @@ export class Branch {
 
   enter(fiber: AnyFiber): void {
     this.fiberId = fiberNumber(fiber.id())
+    this.unbegun.delete(this.prefix)
     this.run.entered(fiber, this.parent !== null && this.parent.within++ === 0)
   }
 
@@ -84,6 +106,9 @@ export class Branch {
     this.run.exited(this.parent !== null && --this.parent.within === 0)
   }
 }
+
+/** The sequence with which an address goes on from the prefix of a branch. */
+const sequenceIn = (prefix: string, address: string): number => Number.parseInt(address.slice(prefix.length))
 
 /** The inside of a step. */
 export interface InStep {

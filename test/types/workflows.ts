@@ -139,3 +139,5 @@ export const scriptsRefused = [
 const undone = Workflow.withCompensation(script, (value) => (is<Date>()(value), Effect.void))
 is<Effect.Effect<Date, OutOfStock, Mailer | Workflow.Run>>()(undone)
 export const undonePiped = script.pipe(Workflow.withCompensation((value) => (is<Date>()(value), Effect.void)))
+is<Effect.Effect<boolean, never, Workflow.Run>>()(Workflow.patched("change"))
+is<Effect.Effect<void, never, Workflow.Run>>()(Workflow.patchDone("change"))
