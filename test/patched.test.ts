@@ -38,7 +38,8 @@ const steps = (...ids: ReadonlyArray<string>) => Effect.forEach(ids, (id) => ste
 const either = <A, E>(id: string, isNew: Body<A, E>, old: Body<A, E>) =>
   Effect.flatMap(Workflow.patched(id), (is) => is ? isNew : old)
 
-const many = (count: number, prefix = "s") => steps(...Array.from({ length: count }, (_, i) => `${prefix}${i}`))
+const many = (count: number, prefix = "s", from = 0) =>
+  steps(...Array.from({ length: count }, (_, i) => `${prefix}${from + i}`))
 
 const isPatch = (update: StepStore.RunUpdate) => update.steps.some((row) => row.kind === "patch")
 
@@ -428,7 +429,10 @@ describe.each(stores)("Workflow.patched (%s)", (_, store) => {
         withFaults((faults) =>
           Effect.gen(function*() {
             const { add, entries } = ledger()
-            const lateOf = (late: Body) => Job.toLayer(() => Effect.as(beside(2_001, late), ["done"]))
+            const lateOf = (late: Body) => {
+              const other = Effect.zipRight(stepOf("s0"), Effect.zipRight(add("went on"), many(2_000, "s", 1)))
+              return Job.toLayer(() => Effect.as(Branch.all([other, late], { concurrency: "unbounded" }), ["done"]))
+            }
             const old = Effect.as(besideLate, ["old"]).pipe(Effect.zipRight(Effect.die("end")))
             yield* Job.execute().pipe(stoppedBy("BodyDied"), inEngine(live(old)))
             yield* Job.resume(jobId).pipe(inEngine())
@@ -442,6 +446,9 @@ describe.each(stores)("Workflow.patched (%s)", (_, store) => {
             const late = Effect.ensuring(isProtected ? Effect.uninterruptible(asking) : asking, add("left"))
             const engine = yield* openEngine({ workflows: [lateOf(late)] })
             yield* begun
+            yield* turns(20)
+            // Nothing else goes on meanwhile.
+            expect(entries).toEqual([])
             expect(yield* engine.close).toBe(0)
             expect(entries).toEqual(["left"])
             expect(yield* rowOf(jobId)).toMatchObject({ status: "PENDING", owner: null })
