@@ -147,6 +147,8 @@ const byArrival = Order.mapInput(Order.number, (signal: KeptSignal) => signal.nu
 
 const byId = Order.mapInput(byBytes, (row: StepStore.RunSummaryEncoded) => row.workflowId)
 
+const byWorker = Order.mapInput(byBytes, (pulse: StepStore.Pulse) => pulse.id)
+
 const byAge = Order.combine(Order.mapInput(Order.number, (row: StepStore.RunSummaryEncoded) => row.createdAt), byId)
 
 /** What comes after the key, in order, at most `limit` of it. */
@@ -331,7 +333,7 @@ const deliver = (
 
 const make = (namespace: string): StepStore.Encoded => {
   const hub = new ChangeHub()
-  const workers = new Set<string>()
+  const workers = new Map<string, number>()
   let state = empty
 
   const read = <A>(answer: (state: State) => A): Effect.Effect<A> => Effect.sync(() => answer(state))
@@ -520,9 +522,14 @@ const make = (namespace: string): StepStore.Encoded => {
       read((state) => Array.from(HashMap.values(recordsOf(state, workflowId, generation).attempts)).sort(byAttempt)),
     register: (worker) =>
       Effect.asVoid(Effect.acquireRelease(
-        Effect.sync(() => workers.add(worker.id)),
+        Effect.sync(() => workers.set(worker.id, 0)),
         () => Effect.sync(() => workers.delete(worker.id))
       )),
+    beat: (worker) =>
+      Effect.sync(() => {
+        workers.set(worker.id, (workers.get(worker.id) ?? 0) + 1)
+        return Array.from(workers, ([id, beats]): StepStore.Pulse => ({ id, beats })).sort(byWorker)
+      }),
     dead: read((state) => {
       const owners = Array.from(HashMap.values(state.runs)).flatMap((run) =>
         isOpen(run) && run.owner !== null ? [run.owner] : []

@@ -19,6 +19,7 @@ import type { StoreError } from "./Errors.js"
 import { StopReason, StoreCorrupt } from "./Errors.js"
 import { describe } from "./internal/describe.js"
 import { digest } from "./internal/digest.js"
+import { Housekeeping } from "./internal/housekeeping.js"
 import { withoutTransaction } from "./internal/transaction.js"
 import { identity, PayloadCodec, type PayloadCodecError, type PayloadCodecShape } from "./PayloadCodec.js"
 
@@ -491,6 +492,17 @@ export interface WorkerInfo {
 }
 
 /**
+ * How often a worker has beaten. What the number is does not matter, only whether it changes.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface Pulse {
+  readonly id: string
+  readonly beats: number
+}
+
+/**
  * Something happened to `runs`, and something was sent to those in `mail`; `null` if it is not known to which.
  *
  * @since 0.1.0
@@ -755,6 +767,11 @@ export interface Encoded {
   /** Shows that a worker lives, until the scope closes or the process ends. */
   readonly register: (worker: WorkerInfo) => Effect.Effect<void, StoreError, Scope.Scope>
   /**
+   * Counts one beat of a worker, whose registration is put back if it is gone, and answers those of all workers, in the order of
+   * their ids. The beat comes first: who sees the others has beaten itself.
+   */
+  readonly beat: (worker: WorkerInfo) => Effect.Effect<ReadonlyArray<Pulse>, StoreError>
+  /**
    * Owners of PENDING and RUNNING runs that are known to be dead, or were never registered. Registered workers that are dead
    * and own no run are forgotten.
    */
@@ -838,6 +855,8 @@ export class StepStore extends Context.Tag("perdure/StepStore")<StepStore, {
   readonly runs: (page: Page<string>) => Effect.Effect<ReadonlyArray<RunSummary>, StoreError>
   readonly attempts: (workflowId: string, generation: number) => Effect.Effect<ReadonlyArray<AttemptRow>, StoreError>
   readonly register: (worker: WorkerInfo) => Effect.Effect<void, StoreError, Scope.Scope>
+  /** Counts one beat of a worker, and answers those of all workers. */
+  readonly beat: (worker: WorkerInfo) => Effect.Effect<ReadonlyArray<Pulse>, StoreError>
   readonly dead: Effect.Effect<ReadonlyArray<string>, StoreError>
   readonly changes: Stream.Stream<Change, StoreError>
 }>() {}
@@ -1281,7 +1300,13 @@ const lift = (encoded: Encoded, codec: PayloadCodecShape): StepStore["Type"] => 
             : Effect.fail(damaged(workflowId, `attempt ${row.attempt} of ${row.stepKey} does not match its digest`))
       ),
     register: (worker) => withoutTransaction(encoded.register(worker)),
+    beat: (worker) => withoutTransaction(encoded.beat(worker)),
     dead: withoutTransaction(encoded.dead),
-    changes: Stream.provideContext(encoded.changes, Context.empty())
+    changes: Stream.unwrap(
+      Effect.map(
+        Housekeeping,
+        (housekeeping) => Stream.provideContext(encoded.changes, Context.make(Housekeeping, housekeeping))
+      )
+    )
   }
 }

@@ -244,6 +244,8 @@ const transcript = (ids: ReadonlyArray<string>, commands: ReadonlyArray<Command>
       } else if (!registered.has(command.id)) {
         registered.add(command.id)
         yield* store.register({ id: command.id, host: "here", pid: 1, startedAt: 1 })
+      } else {
+        said.push(yield* store.beat({ id: command.id, host: "here", pid: 1, startedAt: 1 }))
       }
       said.push([...(yield* store.dead)].sort())
     }

@@ -9,6 +9,7 @@ import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
 import { type StoreError, StoreReadOnly, StoreSchemaMismatch, StoreUnavailable } from "../../Errors.js"
+import { Housekeeping } from "../housekeeping.js"
 import { nameProblem } from "../names.js"
 import { type Database, first, transaction, type Work } from "./database.js"
 import { sqlite } from "./dialect.js"
@@ -186,9 +187,15 @@ const isForbidden = (path: string): Effect.Effect<boolean> =>
     Effect.match({ onSuccess: () => false, onFailure: (code) => /^(EACCES|EPERM|EROFS)$/.test(String(code)) })
   )
 
-/** Reports when another connection commits. Its failures are temporary, or somebody else meets them too. */
+/**
+ * Reports when another connection commits, unless housekeeping is off. Its failures are temporary, or somebody else meets them
+ * too.
+ */
 export const watch = (database: Database, interval: Duration.DurationInput) => (report: () => void) =>
   Effect.gen(function*() {
+    if (!(yield* Housekeeping)) {
+      return
+    }
     const version = Effect.map(
       database.turn((session) => session.all<{ readonly data_version: number }>("PRAGMA data_version", [])),
       (rows) => first(rows).data_version

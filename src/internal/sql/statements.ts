@@ -374,9 +374,13 @@ export const make = (dialect: Dialect, prefix: string, namespace: string) => {
 
     // -- workers
 
-    insertWorker: `INSERT INTO ${workers} (namespace, id, host, pid, started_at) VALUES (?, ?, ?, ?, ?) ` +
+    insertWorker: `INSERT INTO ${workers} (namespace, id, host, pid, started_at, beats) VALUES (?, ?, ?, ?, ?, 0) ` +
       `ON CONFLICT (namespace, id) DO UPDATE SET host = excluded.host, pid = excluded.pid, ` +
-      `started_at = excluded.started_at`,
+      `started_at = excluded.started_at, beats = excluded.beats`,
+    /** Puts the row back if it is gone. */
+    beat: `INSERT INTO ${workers} (namespace, id, host, pid, started_at, beats) VALUES (?, ?, ?, ?, ?, 1) ` +
+      `ON CONFLICT (namespace, id) DO UPDATE SET beats = ${workers}.beats + 1`,
+    pulses: `SELECT id, beats FROM ${workers} WHERE namespace = ? ORDER BY id`,
     deleteWorkers: `DELETE FROM ${workers} WHERE namespace = ? AND ${dialect.isAmong("id")}`,
     workers: `SELECT id FROM ${workers} WHERE namespace = ?`,
     // From each owner to the next one in the index: as many steps as there are owners, however many runs they have.
@@ -511,6 +515,7 @@ export const migrations = (dialect: Dialect, prefix: string): ReadonlyArray<Read
       host TEXT NOT NULL,
       pid INTEGER NOT NULL,
       started_at INTEGER NOT NULL,
+      beats INTEGER NOT NULL,
       PRIMARY KEY (namespace, id)
     ) ${dialect.keyed}`
   ]

@@ -302,17 +302,21 @@ export const make = (options: {
 
   const forget = (id: string) => Effect.zipRight(removeRow(id), liveness.forget(id))
 
+  const rowOf = (worker: StepStore.WorkerInfo) => [namespace, worker.id, worker.host, worker.pid, worker.startedAt]
+
   /** The lock comes first: a worker whose row is seen without it would look dead. */
   const register = Effect.fnUntraced(function*(worker: StepStore.WorkerInfo) {
     yield* liveness.acquire(worker.id)
     yield* Effect.addFinalizer(() => Effect.ignore(removeRow(worker.id)))
-    yield* database.turn((session) =>
-      session.change(
-        statements.insertWorker,
-        [namespace, worker.id, worker.host, worker.pid, worker.startedAt]
-      )
-    )
+    yield* database.turn((session) => session.change(statements.insertWorker, rowOf(worker)))
   })
+
+  const beat = (worker: StepStore.WorkerInfo) =>
+    database.turn(transaction(statements.begin, (session) =>
+      Effect.zipRight(
+        session.change(statements.beat, rowOf(worker)),
+        session.all<StepStore.Pulse>(statements.pulses, [namespace])
+      )))
 
   return {
     target: database.target,
@@ -373,6 +377,7 @@ export const make = (options: {
     runs: (page) => rows(statements.runs, [namespace, page.after ?? "", page.limit]),
     attempts: (workflowId, generation) => rows(statements.attempts, [namespace, workflowId, generation]),
     register,
+    beat,
     dead,
     changes: hub.changes(options.watch)
   }
