@@ -4,6 +4,7 @@
  * @since 0.1.0
  */
 import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import type { StoreError } from "./Errors.js"
 import { make } from "./internal/engine.js"
@@ -38,6 +39,27 @@ export interface Options {
   readonly parkGrace?: Duration.DurationInput
   /** How often the engine looks for what it was not told of, such as the death of another worker. 5 seconds unless given. */
   readonly slowPoll?: Duration.DurationInput
+  /** How often the engine shows the others that it goes on; the same in all processes. 2 seconds unless given. */
+  readonly heartbeat?: Duration.DurationInput
+  /**
+   * After how many of its own heartbeats without one of theirs the engine takes the runs of a worker that hangs. 10 unless given.
+   */
+  readonly missedBeats?: number
+  /**
+   * Whether the engine has the timers of `slowPoll` and `heartbeat`, and the store its poll for what other processes write. A test
+   * that moves its own clock says `false`: then what happens outside the process, or is lost, is not noticed. `true` unless given.
+   */
+  readonly housekeeping?: boolean
+  /**
+   * The most runs of workflows that may live in this process at a time, at least 1; those above it wait for room, here or
+   * elsewhere. Runs of `Workflow.run` do not count. 1,000 unless given.
+   */
+  readonly maxResidentRuns?: number
+  /**
+   * How long steps in flight have to end when the engine, or the layer of their workflow, closes; a run with none leaves at once.
+   * 10 seconds unless given. What is cut off then runs again elsewhere.
+   */
+  readonly shutdownGrace?: Duration.DurationInput
   /** What is too large. */
   readonly limits?: {
     /** The most bytes that a value may have once it is encoded. 16 MiB unless given. */
@@ -96,13 +118,19 @@ export type Engine = EngineTag
 export const layerWith = (options: Options): Layer.Layer<EngineTag, StoreError, StepStore> =>
   Layer.scoped(
     EngineTag,
-    make({
-      unrequestedAfter: Duration.toMillis(options.unrequestedAfter ?? "30 seconds"),
-      deadlockAfter: Duration.toMillis(options.deadlockAfter ?? "5 minutes"),
-      slowPoll: Duration.toMillis(options.slowPoll ?? "5 seconds"),
-      parkGrace: Duration.toMillis(options.parkGrace ?? "1 second"),
-      limits: { ...defaultLimits, ...options.limits }
-    })
+    Effect.flatMap(Effect.suspend(() => validated(options)), ({ maxResidentRuns, missedBeats }) =>
+      make({
+        unrequestedAfter: Duration.toMillis(options.unrequestedAfter ?? "30 seconds"),
+        deadlockAfter: Duration.toMillis(options.deadlockAfter ?? "5 minutes"),
+        slowPoll: Duration.toMillis(options.slowPoll ?? "5 seconds"),
+        parkGrace: Duration.toMillis(options.parkGrace ?? "1 second"),
+        heartbeat: Duration.toMillis(options.heartbeat ?? "2 seconds"),
+        missedBeats,
+        housekeeping: options.housekeeping ?? true,
+        maxResidentRuns,
+        shutdownGrace: Duration.toMillis(options.shutdownGrace ?? "10 seconds"),
+        limits: { ...defaultLimits, ...options.limits }
+      }))
   )
 
 /**
@@ -128,3 +156,18 @@ export const layerWith = (options: Options): Layer.Layer<EngineTag, StoreError, 
  * @category layers
  */
 export const layer: Layer.Layer<EngineTag, StoreError, StepStore> = layerWith({})
+
+// ---------------------------------------------------------------------------------------------------------------------
+// helpers
+// ---------------------------------------------------------------------------------------------------------------------
+
+const atLeastOne = (name: string, value: number): Effect.Effect<number> =>
+  Number.isSafeInteger(value) && value > 0
+    ? Effect.succeed(value)
+    : Effect.dieMessage(`Engine.layerWith: ${name} is ${value}; it has to be a whole number of at least 1`)
+
+const validated = (options: Options) =>
+  Effect.all({
+    missedBeats: atLeastOne("missedBeats", options.missedBeats ?? 10),
+    maxResidentRuns: atLeastOne("maxResidentRuns", options.maxResidentRuns ?? 1_000)
+  })

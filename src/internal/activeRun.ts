@@ -385,7 +385,59 @@ export class ActiveRun {
 
   began(step: Fiber.RuntimeFiber<unknown, unknown>): void {
     this.steps.add(step)
-    step.addObserver(() => this.steps.delete(step))
+    step.addObserver(() => {
+      this.steps.delete(step)
+      this.leaveIfDrained()
+    })
+  }
+
+  // -- leaving when the steps in flight have ended
+
+  private draining = false
+  /** Steps that are not in flight: no attempt of theirs is under way. */
+  private idle = 0
+
+  /** The run is to leave: no attempt begins any more. */
+  get leaving(): boolean {
+    return this.left || this.draining
+  }
+
+  /**
+   * The run begins nothing more, and leaves as soon as no step is in flight. What they ended with is in the journal by then,
+   * before that the run is given back.
+   */
+  drain(): void {
+    this.draining = true
+    this.sequencer.close()
+    this.leaveIfDrained()
+  }
+
+  /** What a step does while no attempt of it is under way. */
+  idling<A>(wait: Effect.Effect<A>): Effect.Effect<A> {
+    return Effect.suspend(() => {
+      this.idle++
+      this.leaveIfDrained()
+      return Effect.ensuring(
+        wait,
+        Effect.sync(() => {
+          this.idle--
+        })
+      )
+    })
+  }
+
+  /** A step waits for its next attempt. */
+  betweenAttempts<A>(address: string, dueAt: number, wait: Effect.Effect<A>): Effect.Effect<A> {
+    return Effect.suspend(() => {
+      this.rest(address, dueAt)
+      return Effect.ensuring(this.idling(wait), Effect.sync(() => this.stir(address)))
+    })
+  }
+
+  private leaveIfDrained() {
+    if (this.draining && this.steps.size === this.idle) {
+      this.finish({ _tag: "Evicted" })
+    }
   }
 
   // -- timers

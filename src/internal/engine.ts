@@ -12,18 +12,19 @@ import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import type { StoreError } from "../Errors.js"
 import { NothingToResume, WorkflowIdConflict, WorkflowNotFound } from "../Errors.js"
-import type { RunInsert, RunRow, RunUpdate, SharedClient, Signal } from "../StepStore.js"
+import type { RunInsert, RunRow, RunUpdate, SharedClient, Signal, WorkerInfo } from "../StepStore.js"
 import { StepStore } from "../StepStore.js"
 import type { Ending, Household } from "./activeRun.js"
 import { endingOf } from "./activeRun.js"
-import { Alarm } from "./alarm.js"
 import { FaultPoints } from "./faultPoints.js"
+import { Housekeeping } from "./housekeeping.js"
 import { emptyUpdate, Journal } from "./journal.js"
 import type { Limits } from "./limits.js"
 import { freshId } from "./names.js"
+import { Pulse } from "./pulse.js"
 import { endOf, pageSize, pendingPatch, readAll, readHistory } from "./residency.js"
 import { reopenable } from "./resume.js"
-import { freshIdentity, identityOf, Roster } from "./roster.js"
+import { freshIdentity, identityOf, quietly, Roster } from "./roster.js"
 import type { Engine, Registration, RunEnd, StartRequest } from "./run.js"
 import { makeScript } from "./script.js"
 import { wholeMillis } from "./wholeMillis.js"
@@ -37,6 +38,15 @@ export interface Settings {
   readonly slowPoll: number
   /** How long a run rests before it leaves memory, in milliseconds. */
   readonly parkGrace: number
+  /** How often the engine shows that it lives, in milliseconds. */
+  readonly heartbeat: number
+  /** After how many of its own beats without one of theirs the engine takes another worker for dead. */
+  readonly missedBeats: number
+  /** Whether there are polls and beats. */
+  readonly housekeeping: boolean
+  readonly maxResidentRuns: number
+  /** How long the steps in flight have when the engine closes, in milliseconds. */
+  readonly shutdownGrace: number
   readonly limits: Limits
 }
 
@@ -54,7 +64,8 @@ export const make = (settings: Settings): Effect.Effect<Engine["Type"], StoreErr
     const fork = Runtime.runFork(yield* Effect.runtime<never>())
     const worker = yield* freshId
     const now = () => wholeMillis(clock)
-    yield* store.register({ id: worker, host: hostname(), pid: process.pid, startedAt: now() })
+    const info: WorkerInfo = { id: worker, host: hostname(), pid: process.pid, startedAt: now() }
+    yield* store.register(info)
     const journal = yield* Journal.make(store, faults)
     const household: Household = {
       journal,
@@ -88,32 +99,14 @@ export const make = (settings: Settings): Effect.Effect<Engine["Type"], StoreErr
           }
         }))
       },
-      parked: (wakeAt) => {
-        if (wakeAt !== null) {
-          alarm.setAt(wakeAt)
-        }
-      }
+      parked: (wakeAt) => roster.wakeAt(wakeAt)
     }
-    const roster = new Roster({ worker, store, household, clock, fork })
-    const alarm = new Alarm(household.after, now, () => fork(quietly(seek)))
-    yield* Effect.addFinalizer(() => Effect.zipRight(roster.close, Effect.sync(() => alarm.stop())))
+    const pulse = new Pulse(store, info, settings.missedBeats)
+    const { maxResidentRuns, shutdownGrace } = settings
+    const roster = new Roster({ worker, store, pulse, household, clock, fork, maxResidentRuns, shutdownGrace })
+    yield* Effect.addFinalizer(() => roster.close)
 
     // -- keeping house
-
-    /** What cannot be asked of the store now is asked again at the next occasion. */
-    const quietly = (self: Effect.Effect<void, StoreError>) =>
-      Effect.withTracerEnabled(
-        Effect.catchAllCause(self, (cause) => Effect.logDebug("the store could not be asked for runs", cause)),
-        false
-      )
-
-    /** Takes what can be taken, and finds out when there is more. */
-    const seek = Effect.suspend(() =>
-      Effect.zipRight(
-        roster.claimAll([]),
-        Effect.map(store.nextWake([...roster.registered.keys()]), Option.map((at) => alarm.setAt(at)))
-      )
-    )
 
     /** Lets the runs that live here look into what may have been sent to them. */
     const lookAround = Effect.suspend(() =>
@@ -126,33 +119,42 @@ export const make = (settings: Settings): Effect.Effect<Engine["Type"], StoreErr
         })
     )
 
-    const recover = quietly(Effect.flatMap(store.dead, (dead) => roster.claimAll(dead))).pipe(
+    const recover = quietly(roster.recover).pipe(
       Effect.zipRight(Effect.flatMap(roster.doubts, Effect.forEach(quietly, { discard: true }))),
-      Effect.zipRight(quietly(seek)),
       Effect.zipRight(quietly(lookAround))
     )
+
+    /** Shows that this worker lives, and takes over from those that do not show it. */
+    const beat = quietly(Effect.flatMap(pulse.beat, (hung) =>
+      hung.length === 0
+        ? Effect.void
+        : Effect.zipRight(roster.claimAll(hung), Effect.sync(() => roster.watchers.notify(null)))))
 
     yield* store.changes.pipe(
       Stream.runForEach((change) => {
         if (change === null) {
           roster.watchers.notify(null)
           roster.tellArriving()
-          return Effect.zipRight(quietly(seek), quietly(lookAround))
+          return Effect.zipRight(quietly(roster.claimAll([])), quietly(lookAround))
         }
         roster.watchers.notify(change.runs)
         roster.tell(change.mail)
-        return change.runs.every((workflowId) => roster.lives(workflowId)) ? Effect.void : quietly(seek)
+        return change.runs.every((workflowId) => roster.lives(workflowId)) ? Effect.void : quietly(roster.claimAll([]))
       }),
+      Effect.provideService(Housekeeping, settings.housekeeping),
       Effect.withTracerEnabled(false),
       Effect.retry(Schedule.spaced(settings.slowPoll)),
       Effect.forkScoped
     )
-    yield* recover.pipe(
-      Effect.zipRight(Effect.sync(() => roster.watchers.notify(null))),
-      Effect.delay(settings.slowPoll),
-      Effect.forever,
-      Effect.forkScoped
-    )
+    if (settings.housekeeping) {
+      yield* recover.pipe(
+        Effect.zipRight(Effect.sync(() => roster.watchers.notify(null))),
+        Effect.delay(settings.slowPoll),
+        Effect.forever,
+        Effect.forkScoped
+      )
+      yield* beat.pipe(Effect.delay(settings.heartbeat), Effect.forever, Effect.forkScoped)
+    }
 
     // -- starting
 
@@ -197,14 +199,14 @@ export const make = (settings: Settings): Effect.Effect<Engine["Type"], StoreErr
     const start = (request: StartRequest) =>
       Effect.suspend(() => {
         const { name, payload, workflowId } = request
-        const owned = roster.registered.has(name)
         const createdAt = now()
         return roster.arrive(
           workflowId,
-          Effect.tap(insert(request, owned, createdAt), (row) =>
-            row === null && owned
-              ? roster.inhabitDefined(freshIdentity(request, createdAt, true), true, payload)
-              : Effect.void)
+          roster.create(name, (owned) =>
+            Effect.tap(insert(request, owned, createdAt), (row) =>
+              row === null && owned
+                ? roster.inhabitDefined(freshIdentity(request, createdAt, true), true, payload)
+                : Effect.void))
         ).pipe(
           Effect.flatMap((row): Effect.Effect<void, WorkflowIdConflict | StoreError> =>
             row === null ? Effect.void : Effect.flatMap(attached(request, row), (row) => roster.adopt(row))

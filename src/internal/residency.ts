@@ -184,8 +184,14 @@ export class Residency {
 
   /** The run is to leave, or, if its life here has not begun, not to begin it. */
   giveUp(): void {
-    this.givenUp = true
     this.run.finish({ _tag: "Evicted" })
+    this.drain()
+  }
+
+  /** The run is to leave as soon as its steps in flight have ended, and begins nothing more. */
+  drain(): void {
+    this.givenUp = true
+    this.run.drain()
     if (this.resting) {
       Deferred.unsafeDone(this.abandoned, Effect.succeedNone)
     }
@@ -408,7 +414,7 @@ export class Residency {
 
   /** The run leaves memory, or has left. */
   get leaving(): boolean {
-    return this.run.closed
+    return this.run.leaving
   }
 
   /** Something may have been sent to the run: to be looked into, if a version says so, or whatever it is. */

@@ -8,9 +8,11 @@ import type * as Runtime from "effect/Runtime"
 import type { StoreError } from "../Errors.js"
 import type { Claimed, RunPatch, RunRow, StepStore } from "../StepStore.js"
 import type { Household, RunIdentity } from "./activeRun.js"
+import { Alarm } from "./alarm.js"
 import type { Program } from "./body.js"
 import { ofDefinition } from "./body.js"
 import { emptyUpdate, engineClosed } from "./journal.js"
+import type { Pulse } from "./pulse.js"
 import { asReason, pendingPatch, Residency, stoppedPatch } from "./residency.js"
 import type { Registration, StartRequest } from "./run.js"
 import { Watchers } from "./watchers.js"
@@ -18,6 +20,8 @@ import { wholeMillis } from "./wholeMillis.js"
 
 /** Runs taken over in one transaction. */
 const claimSize = 100
+
+const noReturn = () => {}
 
 interface Registered {
   readonly registration: Registration
@@ -60,6 +64,11 @@ export const freshIdentity = (
 export interface RosterOptions {
   readonly worker: string
   readonly store: StepStore["Type"]
+  readonly pulse: Pulse
+  /** The most runs of definitions that may live here. */
+  readonly maxResidentRuns: number
+  /** How long the steps in flight have when runs are to leave, in milliseconds. */
+  readonly shutdownGrace: number
   readonly household: Household
   readonly clock: Clock.Clock
   readonly fork: (effect: Effect.Effect<unknown>) => Fiber.RuntimeFiber<unknown>
@@ -69,6 +78,7 @@ export class Roster {
   readonly registered = new Map<string, Registered>()
   readonly residents = new Map<string, Residency>()
   readonly watchers = new Watchers()
+  private readonly alarm: Alarm
   private readonly options: RosterOptions
   /** Runs on their way: owned by this worker in the store, perhaps, and not living here yet. */
   private readonly arriving = new Map<string, number>()
@@ -78,10 +88,20 @@ export class Roster {
   private claiming = 0
   /** Runs that could not be created for all one knows: if they were, they are this worker's, and nobody drives them. */
   private readonly doubtful = new Set<string>()
+  /** Owners that were dead when the store was asked last. Nobody comes back from the dead: a new life has a new id. */
+  private dead: ReadonlyArray<string> = []
+  /** Runs of definitions that live here, and places kept for those on their way. */
+  private occupied = 0
+  /** How often there was no room for a run, and how many of those times have been made up for since. */
+  private refused = 0
+  private servedUpTo = 0
+  private refilling = false
   private closed = false
 
   constructor(options: RosterOptions) {
     this.options = options
+    const { fork, household } = options
+    this.alarm = new Alarm(household.after, () => this.now(), () => fork(quietly(this.claimAll([]))))
   }
 
   /** Fails once the engine's layer has been closed. */
@@ -92,24 +112,77 @@ export class Roster {
   /** Gives every run up, and tells those who wait. */
   readonly close: Effect.Effect<void> = Effect.suspend(() => {
     this.closed = true
+    this.alarm.stop()
     return Effect.zipRight(this.leave(() => true), Effect.sync(() => this.watchers.notify(null)))
   })
 
-  /** Gives the runs chosen up, for others to take. */
+  /** Gives the runs chosen up, for others to take, as soon as their steps in flight have ended or the grace is over. */
   leave(chosen: (residency: Residency) => boolean): Effect.Effect<void> {
-    return Effect.suspend(() =>
-      Effect.forEach([...this.residents.values()].filter(chosen), (residency) => residency.leave, {
-        concurrency: "unbounded",
-        discard: true
-      })
-    )
+    return Effect.suspend(() => {
+      const leaving = [...this.residents.values()].filter(chosen)
+      leaving.forEach((residency) => residency.drain())
+      const left = Effect.forEach(leaving, (residency) => residency.left, { concurrency: "unbounded", discard: true })
+      return Effect.interruptible(left).pipe(
+        Effect.timeoutOption(this.options.shutdownGrace),
+        Effect.zipRight(Effect.sync(() => leaving.forEach((residency) => residency.giveUp()))),
+        Effect.zipRight(left)
+      )
+    })
   }
+
+  // -- room
+
+  /** How many more runs may live here. */
+  private get room(): number {
+    return this.closed ? 0 : this.options.maxResidentRuns - this.occupied
+  }
+
+  /** There are runs, for all one knows, that could not be taken for want of room. */
+  private get waiting(): boolean {
+    return this.refused > this.servedUpTo
+  }
+
+  private refuse() {
+    this.refused++
+    this.vacate(0)
+  }
+
+  /** Places have become free: who has been waiting is taken at once. */
+  private vacate(places: number) {
+    this.occupied -= places
+    if (this.waiting && this.room > 0 && !this.refilling) {
+      this.refilling = true
+      const rested = Effect.sync(() => {
+        this.refilling = false
+      })
+      // Who left meanwhile has not been heard. A claim that failed is made again with the next one who leaves.
+      const again = Effect.zipRight(rested, Effect.sync(() => this.vacate(0)))
+      this.options.fork(Effect.ensuring(quietly(Effect.zipRight(this.claimAll([]), again)), rested))
+    }
+  }
+
+  /** Creates a run: owned by this worker, if its workflow is registered here and there is room. */
+  create<A, E>(name: string, insert: (owned: boolean) => Effect.Effect<A, E>): Effect.Effect<A, E> {
+    return Effect.suspend(() => {
+      if (!this.registered.has(name)) {
+        return insert(false)
+      }
+      if (this.room <= 0) {
+        // Noted afterwards: a claim that is under way may have looked before the run was there.
+        return Effect.ensuring(insert(false), Effect.sync(() => this.refuse()))
+      }
+      this.occupied++
+      return Effect.ensuring(insert(true), Effect.sync(() => this.vacate(1)))
+    })
+  }
+
+  // -- living here
 
   /**
    * Lets a run live here until it ends, stops or leaves; after an earlier life of it here, which may still be leaving. In an
    * engine that has closed meanwhile it leaves at once.
    */
-  inhabit(identity: RunIdentity, fresh: boolean, program: Program): Residency {
+  inhabit(identity: RunIdentity, fresh: boolean, program: Program, onLeft: () => void = noReturn): Residency {
     const { workflowId } = identity
     const before = this.residents.get(workflowId)
     const residency = new Residency(identity, this.options.store, this.options.household)
@@ -128,6 +201,7 @@ export class Roster {
             this.residents.delete(workflowId)
           }
           this.watchers.notify([workflowId])
+          onLeft()
         }))
       )
     )
@@ -140,9 +214,15 @@ export class Roster {
       const registered = this.registered.get(identity.name)
       return registered === undefined
         ? this.patch(identity, pendingPatch(this.now()))
-        : Effect.sync(() =>
-          this.inhabit(identity, fresh, ofDefinition(registered.registration, payload, registered.runtime))
-        )
+        : Effect.sync(() => {
+          this.occupied++
+          this.inhabit(
+            identity,
+            fresh,
+            ofDefinition(registered.registration, payload, registered.runtime),
+            () => this.vacate(1)
+          )
+        })
     })
   }
 
@@ -211,31 +291,72 @@ export class Roster {
 
   // -- claiming
 
-  /** Takes over what nobody or a dead worker owns, of the workflows registered here. */
-  claimAll(dead: ReadonlyArray<string>): Effect.Effect<void, StoreError> {
-    return Effect.suspend(() =>
-      this.registered.size === 0 || this.closed
-        ? Effect.void
-        : this.claim([...this.registered.keys()], null, dead).pipe(
-          Effect.flatMap((claimed) => claimed.length === claimSize ? this.claimAll(dead) : Effect.void)
-        )
-    )
+  /**
+   * Takes over what nobody or a dead worker owns, of the workflows registered here, as far as there is room.
+   *
+   * @param hung - workers that are taken for dead at this moment
+   */
+  claimAll(hung: ReadonlyArray<string>): Effect.Effect<void, StoreError> {
+    return Effect.suspend(() => {
+      if (this.registered.size === 0) {
+        this.servedUpTo = this.refused
+        return Effect.void
+      }
+      const limit = Math.min(claimSize, this.room)
+      if (limit <= 0) {
+        this.refused++
+        return Effect.void
+      }
+      const served = this.refused
+      return Effect.flatMap(
+        this.claim([...this.registered.keys()], null, [...this.dead, ...hung], limit),
+        (claimed) => {
+          if (claimed.length === limit) {
+            return this.claimAll(hung)
+          }
+          this.servedUpTo = Math.max(this.servedUpTo, served)
+          return Effect.map(this.options.store.nextWake([...this.registered.keys()]), Option.map((at) => this.wakeAt(at)))
+        }
+      )
+    })
   }
 
-  /** Takes one run over, if nobody alive owns it. */
+  /** A run that may live here goes on at this time, in epoch milliseconds; `null` if only something from outside wakes it. */
+  wakeAt(at: number | null): void {
+    if (at !== null && !this.closed) {
+      this.alarm.setAt(at)
+    }
+  }
+
+  /** Asks the store who has died, and takes over what they and nobody owns. */
+  readonly recover: Effect.Effect<void, StoreError> = Effect.suspend(() =>
+    Effect.zipRight(this.lookForDead, this.claimAll([]))
+  )
+
+  /** Takes one run over, if nobody alive owns it. Without room, it is left to whoever has some. */
   claimOne(row: RunRow): Effect.Effect<void, StoreError> {
-    return Effect.uninterruptible(
-      Effect.flatMap(this.goneOwners(row), (dead) => this.claim([row.name], row.workflowId, dead))
-    )
+    return Effect.uninterruptible(Effect.flatMap(this.goneOwners(row), (dead) => {
+      if (this.room > 0) {
+        return Effect.asVoid(this.claim([row.name], row.workflowId, dead, 1))
+      }
+      const given = this.orphaned(row)
+        ? this.options.store.commit([{ ...emptyUpdate(row), patch: pendingPatch(this.now()) }])
+        : Effect.void
+      return Effect.zipRight(given, Effect.sync(() => this.refuse()))
+    }))
   }
 
   /** What is claimed and then interrupted before it lives here would be an orphan, unless the engine closes. */
-  private claim(names: ReadonlyArray<string>, workflowId: string | null, dead: ReadonlyArray<string>) {
+  private claim(names: ReadonlyArray<string>, workflowId: string | null, dead: ReadonlyArray<string>, limit: number) {
     return Effect.suspend(() => {
       this.claiming++
+      this.occupied += limit
       return Effect.ensuring(
-        Effect.tap(this.claimRows(names, workflowId, dead), Effect.forEach((claimed) => this.admit(claimed))),
-        Effect.sync(() => this.claiming--)
+        Effect.tap(this.claimRows(names, workflowId, dead, limit), Effect.forEach((claimed) => this.admit(claimed))),
+        Effect.sync(() => {
+          this.claiming--
+          this.vacate(limit)
+        })
       )
     })
   }
@@ -244,21 +365,36 @@ export class Roster {
   claimRows(
     names: ReadonlyArray<string>,
     workflowId: string | null,
-    dead: ReadonlyArray<string>
+    dead: ReadonlyArray<string>,
+    limit: number
   ): Effect.Effect<ReadonlyArray<Claimed>, StoreError> {
     return this.options.store.claim({
       worker: this.options.worker,
       names,
       workflowId,
       dead,
-      limit: claimSize,
+      limit,
       at: this.now()
     })
   }
 
-  /** Workers that cannot drive the run: dead ones, and this one, if the store believes that the run is here and it is not. */
+  private readonly lookForDead: Effect.Effect<ReadonlyArray<string>, StoreError> = Effect.suspend(() =>
+    Effect.tap(this.options.store.dead, (dead) =>
+      Effect.sync(() => {
+        this.dead = dead
+      }))
+  )
+
+  /**
+   * Workers that cannot drive the run: dead ones, its owner if that one hangs, and this one, if the store believes that the run is
+   * here and it is not.
+   */
   goneOwners(row: RunRow): Effect.Effect<ReadonlyArray<string>, StoreError> {
-    return Effect.map(this.options.store.dead, (dead) => this.orphaned(row) ? [...dead, this.options.worker] : dead)
+    return Effect.zipWith(
+      this.lookForDead,
+      this.options.pulse.isHung(row.owner),
+      (dead, hung) => hung || this.orphaned(row) ? [...dead, row.owner!] : dead
+    )
   }
 
   private orphaned(row: RunRow): boolean {
@@ -290,3 +426,10 @@ export class Roster {
     return wholeMillis(this.options.clock)
   }
 }
+
+/** What cannot be asked of the store now is asked again at the next occasion. */
+export const quietly = (self: Effect.Effect<void, StoreError>): Effect.Effect<void> =>
+  Effect.withTracerEnabled(
+    Effect.catchAllCause(self, (cause) => Effect.logDebug("the store could not be asked for runs", cause)),
+    false
+  )

@@ -46,7 +46,7 @@ export const makeScript =
           Effect.flatMap(roster.goneOwners(row), (dead) =>
             roster.arrive(
               workflowId,
-              roster.claimRows([scriptName], workflowId, dead).pipe(
+              roster.claimRows([scriptName], workflowId, dead, 1).pipe(
                 Effect.flatMap((claimed) => Effect.forEach(claimed, ({ run }) => run)),
                 Effect.map(([mine]) =>
                   Option.map(

@@ -136,8 +136,8 @@ const begin = (
   // -- an attempt
 
   const marked = Effect.suspend(() => {
-    if (run.closed) {
-      return run.parked
+    if (run.leaving) {
+      return run.idling(run.parked)
     }
     startedAt = run.now()
     run.attemptBegan({ stepKey, attempt, startedAt })
@@ -180,11 +180,7 @@ const begin = (
   // -- what follows it
 
   /** Between two attempts the run may leave memory. */
-  const pause = (dueAt: number) =>
-    Effect.suspend(() => {
-      run.rest(address, dueAt)
-      return Effect.ensuring(sleepUntil(clock, dueAt), Effect.sync(() => run.stir(address)))
-    })
+  const pause = (dueAt: number) => run.betweenAttempts(address, dueAt, sleepUntil(clock, dueAt))
 
   const retried = (retry: Retry, restore: Restore): Effect.Effect<void, never, unknown> => {
     const step = stepper(retry, clock, run.idempotencyKeyOf(address))

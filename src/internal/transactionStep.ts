@@ -176,6 +176,9 @@ const begin = (
 
   // Awaited, unlike that of another step: noted later, it would come after the record.
   const started = Effect.suspend(() => {
+    if (run.leaving) {
+      return run.idling(run.parked)
+    }
     run.attemptBegan({ stepKey, attempt, startedAt })
     return run.writeThrough({
       steps: [row({ status: "IN_PROGRESS", output: null, errorTag: null, error: null })],

@@ -1,5 +1,5 @@
 /** Stores that fail when a test says so, and what is logged meanwhile. */
-import { Effect, Layer, Logger, LogLevel } from "effect"
+import { Effect, Layer, Logger, LogLevel, Stream } from "effect"
 import { type Errors, StepStore } from "perdure"
 
 type Store = StepStore.StepStore["Type"]
@@ -11,6 +11,8 @@ export interface Faults {
   commit: (batch: Batch, call: ReturnType<Store["commit"]>) => ReturnType<Store["commit"]>
   claim: (options: StepStore.ClaimOptions, call: ReturnType<Store["claim"]>) => ReturnType<Store["claim"]>
   history: (after: number | null, call: ReturnType<Store["history"]>) => ReturnType<Store["history"]>
+  beat: (call: ReturnType<Store["beat"]>) => ReturnType<Store["beat"]>
+  dead: (call: Store["dead"]) => Store["dead"]
   changes: (call: Store["changes"]) => Store["changes"]
 }
 
@@ -23,6 +25,8 @@ export const withFaults = <A, E, R>(
       commit: (_, call) => call,
       claim: (_, call) => call,
       history: (_, call) => call,
+      beat: (call) => call,
+      dead: (call) => call,
       changes: (call) => call
     }
     return Effect.provideService(use(faults), StepStore.StepStore, {
@@ -31,7 +35,9 @@ export const withFaults = <A, E, R>(
       claim: (options) => Effect.suspend(() => faults.claim(options, store.claim(options))),
       history: (workflowId, generation, page) =>
         Effect.suspend(() => faults.history(page.after, store.history(workflowId, generation, page))),
-      changes: faults.changes(store.changes)
+      beat: (worker) => Effect.suspend(() => faults.beat(store.beat(worker))),
+      dead: Effect.suspend(() => faults.dead(store.dead)),
+      changes: Stream.suspend(() => faults.changes(store.changes))
     })
   })
 

@@ -10,9 +10,12 @@ export interface EngineOptions extends Engine.Options {
   readonly crashAfter?: number
 }
 
-/** An engine over the store in context. */
+/**
+ * An engine over the store in context. Unless the test says otherwise, it cuts steps in flight off when it closes, which for most
+ * tests is the point, and has no heartbeat, for which the test's clock would have to stop every other second.
+ */
 export const engineLayer = ({ crashAfter, workflows = [], ...options }: EngineOptions = {}) => {
-  const engine = Engine.layerWith(options).pipe(
+  const engine = Engine.layerWith({ shutdownGrace: 0, heartbeat: "1000 days", ...options }).pipe(
     crashAfter === undefined ? (self) => self : Layer.provide(CrashSimulator.layerInterrupt({ after: crashAfter }))
   )
   return Layer.provideMerge(Layer.mergeAll(Layer.empty, ...workflows), engine)
