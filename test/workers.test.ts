@@ -402,7 +402,10 @@ describe.each(stores)("Workers (%s)", (_, store) => {
           faults.dead = counting
           faults.claim = (_, call) => counting(call)
           let failures = 0
-          faults.changes = (call) => failures++ === 0 ? Stream.fail(new Errors.StoreUnavailable(where)) : call
+          const store = yield* StepStore.StepStore
+          const changes = Stream.suspend(() =>
+            failures++ === 0 ? Stream.fail(new Errors.StoreUnavailable(where)) : store.changes
+          )
           yield* Effect.gen(function*() {
             yield* turns(20)
             // A stream of changes that fails is asked for again.
@@ -414,11 +417,10 @@ describe.each(stores)("Workers (%s)", (_, store) => {
             yield* plant(job(1, null))
             yield* eventually(statusOf("job/1"), (status) => status === "COMPLETED")
             expect(yield* Job.execute({ n: 2 })).toBe("begin")
-          }).pipe(inEngine({
-            housekeeping: false,
-            heartbeat: "1 second",
-            workflows: [Job.toLayer(() => stepOf("begin"))]
-          }))
+          }).pipe(
+            inEngine({ housekeeping: false, heartbeat: "1 second", workflows: [Job.toLayer(() => stepOf("begin"))] }),
+            Effect.provideService(StepStore.StepStore, { ...store, changes })
+          )
         })
       ))
   })

@@ -31,6 +31,10 @@ export interface Program {
   readonly child: ChildProcess
   /** The next line that it prints; dies if it ends instead. */
   readonly line: Effect.Effect<string>
+  /** Writes a line to its input. */
+  readonly tell: (line: string) => Effect.Effect<void>
+  /** Ends its input. */
+  readonly hush: Effect.Effect<void>
   /** Waits until it has ended, and answers its exit code, or the signal that ended it. */
   readonly ended: Effect.Effect<number | string>
   /** Ends it with SIGKILL, and waits until it is gone. */
@@ -41,7 +45,7 @@ export interface Program {
 export const launch = (program: string, args: ReadonlyArray<string>): Effect.Effect<Program, never, Scope.Scope> =>
   Effect.acquireRelease(
     Effect.sync(() => {
-      const child = spawn(process.execPath, [program, ...args], { stdio: ["ignore", "pipe", "pipe"] })
+      const child = spawn(process.execPath, [program, ...args], { stdio: "pipe" })
       let complaints = ""
       child.stderr.on("data", (text: Buffer) => {
         complaints += text.toString()
@@ -61,6 +65,8 @@ export const launch = (program: string, args: ReadonlyArray<string>): Effect.Eff
           }
           return next.value
         }),
+        tell: (line) => Effect.sync(() => void child.stdin.write(`${line}\n`)),
+        hush: Effect.sync(() => void child.stdin.end()),
         ended,
         kill: Effect.asVoid(Effect.zipRight(Effect.sync(() => child.kill("SIGKILL")), ended))
       }

@@ -1,5 +1,5 @@
 /** Stores that fail when a test says so, and what is logged meanwhile. */
-import { Effect, Layer, Logger, LogLevel, Stream } from "effect"
+import { Effect, Layer, Logger, LogLevel } from "effect"
 import { type Errors, StepStore } from "perdure"
 
 type Store = StepStore.StepStore["Type"]
@@ -37,7 +37,7 @@ export const withFaults = <A, E, R>(
         Effect.suspend(() => faults.history(page.after, store.history(workflowId, generation, page))),
       beat: (worker) => Effect.suspend(() => faults.beat(store.beat(worker))),
       dead: Effect.suspend(() => faults.dead(store.dead)),
-      changes: Stream.suspend(() => faults.changes(store.changes))
+      changes: faults.changes(store.changes)
     })
   })
 
