@@ -22,16 +22,17 @@ interface Members {
   readonly ledger: Effect.Effect<ReadonlyArray<Entry>>
 }
 
+const program = Effect.runSync(Effect.cached(bundle("faults/member")))
+
 const members = (use: (members: Members) => Effect.Effect<void, unknown, Scope.Scope | StepStore.StepStore>) =>
   Effect.scoped(Effect.gen(function*() {
     const database = yield* temporaryFile
-    const program = yield* bundle("faults/member")
     const file = `${database}.ledger`
     yield* use({
       database,
       join: (name, options) =>
         Effect.tap(
-          launch(program, [database, file, name, JSON.stringify(options)]),
+          Effect.flatMap(program, (path) => launch(path, [database, file, name, JSON.stringify(options)])),
           (member) => Effect.map(member.line, (line) => assert.strictEqual(line, "ready"))
         ),
       ledger: Effect.sync(() =>
@@ -62,6 +63,19 @@ const isDone = (workflowId: string) => until(row(workflowId), ({ status }) => st
 /** Starts jobs in a process. */
 const start = (member: Program, ns: ReadonlyArray<number>) =>
   Effect.zipRight(member.tell(`start ${ns.join(" ")}`), member.line)
+
+const observer = { id: "observer", host: "here", pid: process.pid, startedAt: 0 }
+
+/** Suspends a process, while it does not hold the lock for writing: nobody could go on without that. */
+const hang = (member: Program) =>
+  Effect.flatMap(StepStore.StepStore, (store) =>
+    Effect.suspend(() => {
+      member.child.kill("SIGSTOP")
+      return Effect.timeout(store.beat(observer), "1 second")
+    }).pipe(
+      Effect.tapError(() => Effect.sync(() => member.child.kill("SIGCONT"))),
+      Effect.retry({ times: 10, schedule: Schedule.spaced("30 millis") })
+    ))
 
 /** Lets a process end by itself. */
 const end = (member: Program) =>
@@ -130,19 +144,21 @@ describe("processes that share a SQLite file", () => {
     members(({ database, join, ledger }) =>
       Effect.gen(function*() {
         const store = yield* StepStore.StepStore
-        const options = { slowPoll: "1 hour", heartbeat: "100 millis", missedBeats: 10, millis: 300, steps: 2 }
+        const options = { slowPoll: "1 hour", heartbeat: "100 millis", missedBeats: 10, millis: 1_000, steps: 1 }
         const [a, b] = yield* Effect.all([join("a", options), join("b", options)], { concurrency: 2 })
         yield* start(b, numbers(3))
         // Seen by others, not only begun.
-        yield* Effect.forEach(numbers(3), (n) => until(store.unfinished(`job/${n}`, 0), (rows) => rows.length === 1))
+        yield* until(
+          Effect.forEach(numbers(3), (n) => store.unfinished(`job/${n}`, 0)),
+          (rows) => rows.flat().length === 3
+        )
         const id = (yield* row("job/0")).owner
-        b.child.kill("SIGSTOP")
+        yield* hang(b)
         yield* Effect.forEach(numbers(3), (n) => isDone(`job/${n}`))
         // It lives, for all that its lock says.
         assert.deepStrictEqual(yield* store.dead, [])
         assert.lengthOf(lockFiles(database), 2)
 
-        const observer = { id: "observer", host: "here", pid: process.pid, startedAt: 0 }
         const beats = Effect.map(store.beat(observer), (all) => all.find((pulse) => pulse.id === id)?.beats)
         const before = yield* beats
         assert.isNumber(before)
@@ -157,7 +173,7 @@ describe("processes that share a SQLite file", () => {
         for (const n of numbers(3)) {
           assert.deepStrictEqual(
             (yield* historyOf(`job/${n}`)).map(({ attempt, epoch, output }) => [attempt, epoch, output]),
-            [[2, 2, "\"a\""], [1, 2, "\"a\""]]
+            [[2, 2, "\"a\""]]
           )
           assert.deepStrictEqual(
             (yield* store.attempts(`job/${n}`, 0)).map(({ attempt, errorTag }) => [attempt, errorTag]),
@@ -168,10 +184,10 @@ describe("processes that share a SQLite file", () => {
             mine.filter(({ what }) => what === "begun").map(({ attempt, epoch, name }) =>
               `${name} ${attempt} ${epoch}`
             ),
-            ["b 1 1", "a 2 2", "a 1 2"]
+            ["b 1 1", "a 2 2"]
           )
         }
-        assert.deepStrictEqual((yield* historyOf("job/10")).map(({ epoch }) => epoch), [1, 1])
+        assert.deepStrictEqual((yield* historyOf("job/10")).map(({ epoch }) => epoch), [1])
         yield* Effect.zipRight(end(a), end(b))
         assert.deepStrictEqual(lockFiles(database), [])
       })
