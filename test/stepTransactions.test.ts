@@ -441,6 +441,38 @@ describe("a transaction that does not end well", () => {
       expect(yield* stepsOf("wf")).toEqual(["0 t COMPLETED 2!"])
     }))
 
+  test("is not begun in a run that has stopped in the same moment, or that is to leave", () =>
+    Effect.gen(function*() {
+      const dies = Effect.die("a bug").pipe(Step.durable("dies"))
+      const transaction = Effect.asVoid(enter("x")).pipe(Step.transaction("t"))
+      yield* stoppedBy("StepDied")(Workflow.run("wf", Branch.all([dies, transaction], { concurrency: 2 })))
+      expect(yield* entries).toEqual([])
+      expect((yield* attemptsOf("wf")).map(({ errorTag, stepKey }) => [stepKey, errorTag])).toEqual([
+        ["wf:0.0", "StepDied"]
+      ])
+    }).pipe(inEngine()))
+
+  test("in flight may end before its engine does", () =>
+    Effect.gen(function*() {
+      const door = gate()
+      const body = Effect.zipRight(
+        Effect.asVoid(Effect.zipRight(enter("x"), door.pass)).pipe(Step.transaction("t")),
+        stepOf("next")
+      )
+      const engine = yield* openEngine({ shutdownGrace: "10 seconds" })
+      const call = yield* Effect.fork(Effect.flip(engine.run(Workflow.run("wf", body))))
+      yield* door.begun
+      const close = yield* Effect.fork(engine.close)
+      yield* turns(20)
+      expect(close.unsafePoll()).toBeNull()
+      yield* door.open
+      expect(yield* Fiber.join(close)).toBe(0)
+      expect(yield* Fiber.join(call)).toMatchObject({ _tag: "StoreUnavailable" })
+      expect(yield* entries).toEqual(["x"])
+      expect(yield* stepsOf("wf")).toEqual(["0 t COMPLETED 1!"])
+      expect(yield* rowOf("wf")).toMatchObject({ status: "PENDING", owner: null })
+    }))
+
   test("is not begun by a worker that has lost the run", () =>
     Effect.gen(function*() {
       const store = yield* StepStore.StepStore

@@ -90,7 +90,9 @@ export class Roster {
   private readonly doubtful = new Set<string>()
   /** Owners that were dead when the store was asked last. Nobody comes back from the dead: a new life has a new id. */
   private dead: ReadonlyArray<string> = []
-  /** Runs of definitions that live here, and places kept for those on their way. */
+  /** For runs of definitions; none in an engine that has closed. */
+  private places: number
+  /** Those that live here, and those kept for runs on their way. */
   private occupied = 0
   /** How often there was no room for a run, and how many of those times have been made up for since. */
   private refused = 0
@@ -102,6 +104,7 @@ export class Roster {
     this.options = options
     const { fork, household } = options
     this.alarm = new Alarm(household.after, () => this.now(), () => fork(quietly(this.claimAll([]))))
+    this.places = options.maxResidentRuns
   }
 
   /** Fails once the engine's layer has been closed. */
@@ -113,6 +116,7 @@ export class Roster {
   readonly close: Effect.Effect<void> = Effect.suspend(() => {
     this.closed = true
     this.alarm.stop()
+    this.places = 0
     return Effect.zipRight(this.leave(() => true), Effect.sync(() => this.watchers.notify(null)))
   })
 
@@ -134,7 +138,7 @@ export class Roster {
 
   /** How many more runs may live here. */
   private get room(): number {
-    return this.closed ? 0 : this.options.maxResidentRuns - this.occupied
+    return this.places - this.occupied
   }
 
   /** There are runs, for all one knows, that could not be taken for want of room. */
