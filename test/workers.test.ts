@@ -573,6 +573,35 @@ describe.each(stores)("Workers (%s)", (_, store) => {
         expect((yield* attemptsOf("job/1")).map(({ attempt, errorTag }) => [attempt, errorTag])).toEqual([[1, null]])
       }))
 
+    test("lets the body no further than a step that ends while another is in flight", () =>
+      Effect.gen(function*() {
+        const { add, entries } = ledger()
+        const [short, long] = [gate(), gate()]
+        const both = Branch.all(
+          [
+            stepOf("short", (id) => Effect.zipRight(short.pass, add(id))).pipe(
+              Effect.zipRight(add("body")),
+              Effect.zipRight(stepOf("next", add))
+            ),
+            stepOf("long", (id) => Effect.zipRight(long.pass, add(id)))
+          ],
+          { concurrency: "unbounded" }
+        )
+        const engine = yield* openEngine({ ...grace, workflows: [Job.toLayer(() => Effect.as(both, ""))] })
+        yield* engine.run(Job.start({ n: 1 }))
+        yield* Effect.zipRight(short.begun, long.begun)
+        const close = yield* Effect.fork(engine.close)
+        yield* turns(20)
+        yield* short.open
+        yield* eventually(recorded("job/1"), (rows) => rows.length === 1)
+        yield* turns(20)
+        expect(close.unsafePoll()).toBeNull()
+        yield* long.open
+        yield* Fiber.join(close)
+        expect(entries).toEqual(["short", "long"])
+        expect(yield* recorded("job/1")).toEqual(["0.0 short", "1.0 long"])
+      }))
+
     test("is given to the runs of a workflow whose layer alone is closed", () =>
       Effect.gen(function*() {
         const { begun, open, pass } = gate()
