@@ -221,10 +221,6 @@ export const durable: {
     id: string,
     options: O & OptionsCheck<O, keyof Options>
   ): <A, E, R>(self: Effect.Effect<A, E, R> & SelfCheck<A, E, O>) => Durable<A, E, R, O>
-  <E, const O extends Options<NoInfer<E>, unknown> & { readonly compensate?: undefined }>(
-    id: string,
-    options: O & OptionsCheck<O, keyof Options>
-  ): <A, R>(self: Effect.Effect<A, E, R> & SelfCheck<A, E, O>) => Durable<A, E, R, O>
   <A, E, const O extends Options<NoInfer<E>, unknown, NoInfer<A>>>(
     id: string,
     options: O & OptionsCheck<O, keyof Options>

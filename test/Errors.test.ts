@@ -80,6 +80,21 @@ const catalogue: ReadonlyArray<readonly [Error, ReadonlyArray<string>]> = [
   ],
   [new Errors.Deadlocked({ workflowId: "wf", afterMillis: 100 }), ["\"wf\"", "100 ms", "resume the run"]],
   [
+    new Errors.CompensationDied({ workflowId: "wf", left: [{ address: "3.0", id: "book", detail: "Error: stuck" }] }),
+    ["\"wf\"", "\"book\" (wf:3.0): Error: stuck", "resume the run"]
+  ],
+  [new Errors.RunCancelled({ workflowId: "wf", reason: "cancelled" }), ["\"wf\" was cancelled"]],
+  [new Errors.RunCancelled({ workflowId: "wf", reason: "deadline" }), ["\"wf\" was cancelled: its deadline had come"]],
+  [new Errors.SignalInvalid({ signal: "go", problem: "its value is too large" }), ["\"go\"", "its value is too large"]],
+  [
+    new Errors.SignalNotWanted({ workflowId: "wf", signal: "go", reason: "ended" }),
+    ["\"go\"", "\"wf\"", "the run has ended"]
+  ],
+  [
+    new Errors.SignalNotWanted({ workflowId: "wf", signal: "go", reason: "answered" }),
+    ["\"go\"", "\"wf\"", "its token has been answered already"]
+  ],
+  [
     new Errors.RunStopped({ workflowId: "wf", reason: new Errors.Deadlocked({ workflowId: "wf", afterMillis: 1 }) }),
     ["\"wf\" is stopped", "although no step of it is under way"]
   ]

@@ -538,7 +538,7 @@ describe("changes", () => {
       yield* here.commit([newRun("mine")])
       expect(yield* next).toEqual([{ runs: ["mine"], mail: [] }])
       yield* there.commit([newRun("theirs")])
-      expect(yield* slow).toEqual([["theirs"]])
+      expect(yield* slow).toEqual([{ runs: ["theirs"], mail: [] }])
 
       const noticed = yield* Effect.fork(next)
       yield* TestClock.adjust("19 millis")

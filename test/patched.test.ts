@@ -228,7 +228,7 @@ describe.each(stores)("Workflow.patched (%s)", (_, store) => {
         yield* eventually(recorded(jobId), (rows) => rows.length === 1)
         yield* TestClock.adjust("1 second")
         yield* before.close
-        expect(yield* statusOf(jobId)).toBe("PENDING")
+        expect(yield* statusOf(jobId)).toBe("SUSPENDED")
         const changed = Effect.all([
           stepOf("a"),
           either("no-sleep", Effect.succeed("awake"), Effect.as(Effect.sleep("1 day"), "slept")),

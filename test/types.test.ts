@@ -92,7 +92,11 @@ const groups: Record<string, ReadonlyArray<Case>> = {
     ["in Workflow.run", "Workflow.run(\"w\", value<Map<string, string>>())", plain],
     ["in the middle of a pipe", "one.pipe(Effect.map(Option.some), Step.durable(\"s\"), Effect.map((a) => a))", plain],
     ["with other options given", "value<Date>().pipe(Step.durable(\"s\", { fingerprint: \"f\" }))", plain],
-    ["with options of an unknown shape", "value<Date>().pipe(Step.durable(\"s\", {} as Step.Options))", plainAlways],
+    [
+      "with options of an unknown shape",
+      "value<Date>().pipe(Step.durable(\"s\", {} as Omit<Step.Options, \"compensate\">))",
+      plainAlways
+    ],
     [
       "with a schema in one case only",
       "value<Date>().pipe(Step.durable(\"s\", condition ? { success: Schema.Date } : {}))",
@@ -156,7 +160,7 @@ const groups: Record<string, ReadonlyArray<Case>> = {
     ["JSON, in a workflow's error", "Workflow.make({ name: \"w\", payload: {}, error: Schema.DateFromSelf })", encoded]
   ],
   "an option that is not there is refused, and not ignored": [
-    ...["compensate", "park"].flatMap((option): ReadonlyArray<Case> => [
+    ...["tags", "park"].flatMap((option): ReadonlyArray<Case> => [
       [`${option}, alone`, `one.pipe(Step.durable("s", { ${option}: 1 }))`, absent(option)],
       [`${option}, in a pipe`, `one.pipe(Step.durable("s", { fingerprint: "f", ${option}: 1 }))`, absent(option)],
       [`${option}, data-first`, `Step.durable(one, "s", { fingerprint: "f", ${option}: 1 })`, absent(option)],
@@ -164,18 +168,18 @@ const groups: Record<string, ReadonlyArray<Case>> = {
     ]),
     [
       "one of type any",
-      "one.pipe(Step.durable(\"s\", { fingerprint: \"f\", compensate: 1 as any }))",
-      absent("compensate")
+      "one.pipe(Step.durable(\"s\", { fingerprint: \"f\", tags: 1 as any }))",
+      absent("tags")
     ],
     [
       "one that is given in one case only",
-      "one.pipe(Step.durable(\"s\", condition ? { fingerprint: \"f\" } : { compensate: 1 }))",
-      absent("compensate")
+      "one.pipe(Step.durable(\"s\", condition ? { fingerprint: \"f\" } : { tags: 1 }))",
+      absent("tags")
     ],
     [
       "one of options that were put together before",
-      "one.pipe(Step.durable(\"s\", {} as { fingerprint: string; compensate?: number }))",
-      absent("compensate")
+      "one.pipe(Step.durable(\"s\", {} as { fingerprint: string; tags?: number }))",
+      absent("tags")
     ],
     ["deadline, alone, in Workflow.run", "Workflow.run(\"w\", one, { deadline: 1 })", absent("deadline")],
     [
@@ -184,9 +188,9 @@ const groups: Record<string, ReadonlyArray<Case>> = {
       absent("deadline")
     ],
     ...["execute", "start"].map((method): Case => [
-      `deadline, in ${method}`,
-      `Workflow.make({ name: "w", payload: {} }).${method}(undefined, { workflowId: "w", deadline: 1 })`,
-      absent("deadline")
+      `priority, in ${method}`,
+      `Workflow.make({ name: "w", payload: {} }).${method}(undefined, { workflowId: "w", priority: 1 })`,
+      absent("priority")
     ]),
     [
       "anything, in toLayer",
@@ -199,9 +203,9 @@ const groups: Record<string, ReadonlyArray<Case>> = {
       absent("annotations")
     ],
     [
-      "parkGrace, in Engine.layerWith",
-      "Engine.layerWith({ slowPoll: \"1 second\", parkGrace: \"1 second\" })",
-      absent("parkGrace")
+      "parkAfter, in Engine.layerWith",
+      "Engine.layerWith({ slowPoll: \"1 second\", parkAfter: \"1 second\" })",
+      absent("parkAfter")
     ],
     ["a limit, in Engine.layerWith", "Engine.layerWith({ limits: { value: 1, waits: 1 } })", absent("waits")],
     // The words are those of Effect.all, whose type it has.

@@ -319,7 +319,10 @@ export class Roster {
             return this.claimAll(hung)
           }
           this.servedUpTo = Math.max(this.servedUpTo, served)
-          return Effect.map(this.options.store.nextWake([...this.registered.keys()]), Option.map((at) => this.wakeAt(at)))
+          return Effect.map(
+            this.options.store.nextWake([...this.registered.keys()]),
+            Option.map((at) => this.wakeAt(at))
+          )
         }
       )
     })

@@ -238,7 +238,9 @@ export class Sequencer {
 
   /** How many operations the body waits for; none can be told if it has stopped waiting for one that has not let go. */
   get waiting(): number | null {
-    return this.cuts.length > 0 || this.questions.size > 0 || this.ahead || !this.scheduler.idle ? null : this.waits.size
+    return this.cuts.length > 0 || this.questions.size > 0 || this.ahead || !this.scheduler.idle
+      ? null
+      : this.waits.size
   }
 
   /** The outcomes that the body has not been handed yet, as far as they are loaded. */
