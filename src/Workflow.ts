@@ -43,6 +43,7 @@ import { patchDone as donePatching, patched as isPatched } from "./internal/patc
 import type { CurrentStep, OutcomeSchemas, RunEnd, StartRequest } from "./internal/run.js"
 import { cancelReason, Engine, Run as CurrentRun } from "./internal/run.js"
 import { sleepUntil as durableSleep } from "./internal/sleep.js"
+import { currentTrace } from "./internal/trace.js"
 import { decode, encode } from "./internal/values.js"
 import { wholeMillis } from "./internal/wholeMillis.js"
 import type { RunRow } from "./StepStore.js"
@@ -319,7 +320,8 @@ export const make = <
       version: options.version ?? null,
       payload: text,
       fingerprint: digest([canonical(text)]),
-      deadlineAt: deadline === undefined ? null : deadlineAt(deadline, yield* Effect.clock)
+      deadlineAt: deadline === undefined ? null : deadlineAt(deadline, yield* Effect.clock),
+      trace: yield* currentTrace
     }
     return { engine, request }
   })

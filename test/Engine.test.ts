@@ -1246,6 +1246,7 @@ describe("a residency", () => {
           inbox: 0,
           parent: null,
           fingerprint: "",
+          trace: null,
           parks: true
         },
         store,

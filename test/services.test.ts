@@ -8,6 +8,7 @@ import {
   Exit,
   Fiber,
   HashMap,
+  Layer,
   Logger,
   Option,
   Random,
@@ -26,6 +27,7 @@ import {
   livedTwice,
   openEngine,
   recorded,
+  rowOf,
   statusOf,
   stepOf,
   stepsOf,
@@ -510,4 +512,45 @@ describe.each(stores)("What a run says (%s)", (_, store) => {
         "all 0-1000 in none"
       ])
     }).pipe(inEngine()))
+
+  test("in spans is one trace, that of whoever started the run, through restarts and generations", () =>
+    Effect.gen(function*() {
+      const spans: Array<Tracer.Span> = []
+      const { span } = yield* Effect.tracer
+      const tracer = Tracer.make({
+        context: (f) => f(),
+        span: (...args) => {
+          const made = span(...args)
+          spans.push(made)
+          return made
+        }
+      })
+      const Job = Workflow.make({ name: "job", payload: { n: Schema.Number } })
+      const live = (broken: boolean) =>
+        Job.toLayer(({ n }) =>
+          stepOf("a").pipe(
+            Effect.zipRight(broken ? Effect.die("no") : n === 2 ? Effect.void : Job.continueAsNew({ n: 2 })),
+            Effect.withSpan(`body ${n}`)
+          )
+        ).pipe(Layer.provide(Layer.setTracer(tracer)))
+      const first = yield* openEngine({ workflows: [live(true)] })
+      yield* first.run(
+        stoppedBy("BodyDied")(Job.execute({ n: 1 }, { workflowId: "wf" })).pipe(
+          Effect.withSpan("request"),
+          Effect.withTracer(tracer)
+        )
+      )
+      yield* first.close
+      const second = yield* openEngine({ workflows: [live(false)] })
+      yield* second.run(Effect.zipRight(Job.resume("wf"), Job.await("wf")))
+      yield* second.close
+      const started = spans.find(({ name }) => name === "job.execute")!
+      const bodies = spans.filter(({ name }) => name.startsWith("body"))
+      expect(bodies.map(({ name }) => name)).toEqual(["body 1", "body 1", "body 2"])
+      expect(new Set(bodies.map(({ traceId }) => traceId))).toEqual(new Set([started.traceId]))
+      expect(new Set(bodies.map(({ parent }) => Option.getOrThrow(parent).spanId))).toEqual(new Set([started.spanId]))
+      const alone = Workflow.run("script", Effect.withSpan(stepOf("a"), "no parent"))
+      yield* alone.pipe(inEngine(), Effect.withTracer(tracer))
+      expect(yield* rowOf("script")).toMatchObject({ trace: null })
+    }))
 })

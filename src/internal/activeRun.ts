@@ -111,6 +111,8 @@ export interface RunIdentity {
   readonly inbox: number
   readonly parent: string | null
   readonly fingerprint: string
+  /** Where in a trace it began, as JSON text. */
+  readonly trace: string | null
   /** Whether it may leave memory while it waits. */
   readonly parks: boolean
 }

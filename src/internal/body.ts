@@ -14,6 +14,7 @@ import { compensateAll, drained } from "./compensation.js"
 import { Branch, inBranch } from "./place.js"
 import type { OutcomeSchemas, Registration } from "./run.js"
 import { Run } from "./run.js"
+import { inTrace } from "./trace.js"
 import { decode, encode, TooLarge, type Unrecordable } from "./values.js"
 
 const broken = (reason: StopReason): BodyEnd => ({ _tag: "Broken", reason })
@@ -108,7 +109,7 @@ export const begin = (run: ActiveRun, program: Program): void => {
   const runtime = Runtime.make({
     runtimeFlags: program.runtime.runtimeFlags,
     fiberRefs: program.runtime.fiberRefs,
-    context: Context.add(program.runtime.context, Run, {
+    context: Context.add(inTrace(run.identity.trace, program.runtime.context), Run, {
       workflowId: run.workflowId,
       workflow: run.identity.name,
       generation: run.identity.generation

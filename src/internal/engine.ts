@@ -165,7 +165,7 @@ export const make = (settings: Settings): Effect.Effect<Engine["Type"], StoreErr
       owner,
       parent: null,
       deadlineAt: request.deadlineAt,
-      trace: null,
+      trace: request.trace,
       fingerprint: request.fingerprint,
       payload: request.payload,
       createdAt

@@ -39,12 +39,13 @@ export const identityOf = (row: RunRow): RunIdentity => ({
   inbox: row.inbox,
   parent: row.parent,
   fingerprint: row.fingerprint,
+  trace: row.trace,
   parks: true
 })
 
 /** A run of epoch 1, created just now. */
 export const freshIdentity = (
-  { deadlineAt, fingerprint, name, workflowId }: StartRequest,
+  { deadlineAt, fingerprint, name, trace, workflowId }: StartRequest,
   begunAt: number,
   parks: boolean
 ): RunIdentity => ({
@@ -58,6 +59,7 @@ export const freshIdentity = (
   inbox: 0,
   parent: null,
   fingerprint,
+  trace,
   parks
 })
 

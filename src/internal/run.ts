@@ -67,6 +67,8 @@ export interface StartRequest {
   readonly fingerprint: string
   /** When the run is cancelled, in epoch milliseconds. */
   readonly deadlineAt: number | null
+  /** Where the caller is in a trace, as JSON text. */
+  readonly trace: string | null
 }
 
 /** Why a run was cancelled. */
