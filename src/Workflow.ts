@@ -453,7 +453,7 @@ export const run = <A, E, R, const O extends OutcomeOptions = {}>(
   options?: O & OptionsCheck<O, keyof OutcomeOptions>
 ): Effect.Effect<
   SuccessOut<A, O>,
-  ErrorOut<E, O> | RunStopped | RunCancelled | WorkflowIdInvalid | WorkflowIdConflict | StoreError,
+  ErrorOut<E, O> | RunStopped | WorkflowIdInvalid | WorkflowIdConflict | StoreError,
   Engine | Exclude<R, Run> | SchemaR<O>
 > => {
   const outcome: OutcomeSchemas = {
@@ -467,7 +467,8 @@ export const run = <A, E, R, const O extends OutcomeOptions = {}>(
       ? Effect.flatMap(Engine, (engine) =>
         Effect.flatMap(
           engine.script({ workflowId, body: effect, outcome }),
-          (end) => told(workflowId, end, outcome)
+          // Nobody can ask for that yet.
+          (end) => end.status === "CANCELLED" ? Effect.die(cancelled(workflowId, end)) : told(workflowId, end, outcome)
         ))
       : Effect.fail(new WorkflowIdInvalid({ workflowId, problem }))
   ) as never
@@ -626,13 +627,16 @@ const deadlineAt = (deadline: NonNullable<StartOptions["deadline"]>, clock: Cloc
 const undecodable = (workflowId: string) => (detail: string) =>
   new RecordUndecodable({ workflowId, record: "outcome", detail })
 
+const cancelled = (workflowId: string, { reason }: Pick<RunCancelled, "reason">) =>
+  new RunCancelled({ workflowId, reason })
+
 /** What a run has ended with, as the caller gets it. */
 const told = (workflowId: string, end: RunEnd, schemas: OutcomeSchemas): Effect.Effect<unknown, unknown, unknown> => {
   switch (end.status) {
     case "STOPPED":
       return Effect.fail(new RunStopped({ workflowId, reason: end.reason }))
     case "CANCELLED":
-      return Effect.fail(new RunCancelled({ workflowId, reason: end.reason }))
+      return Effect.fail(cancelled(workflowId, end))
     case "COMPLETED":
       return stopIf(workflowId, decode(end.outcome, schemas.success))
     case "FAILED":

@@ -1462,6 +1462,13 @@ describe.each(stores)("Workflow (%s)", (_, store) => {
         expect(yield* recorded("wf")).toEqual([])
       }).pipe(inEngine()))
 
+    test("dies of what nobody can ask for: to be cancelled", () =>
+      Effect.gen(function*() {
+        yield* plant("wf", { name: "~run" }, { patch: { ...patchOf("CANCELLED"), outcome: "\"deadline\"" } })
+        const exit = yield* Effect.exit(Workflow.run("wf", Effect.void))
+        expect(exit).toMatchObject({ cause: { _tag: "Die", defect: { _tag: "RunCancelled", reason: "deadline" } } })
+      }).pipe(inEngine()))
+
     test("resumes after a simulated crash", () =>
       Effect.gen(function*() {
         const { add, entries } = ledger()

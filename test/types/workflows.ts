@@ -111,7 +111,6 @@ export const refused = [
 
 type RunErrors =
   | Errors.RunStopped
-  | Errors.RunCancelled
   | Errors.WorkflowIdInvalid
   | Errors.WorkflowIdConflict
   | Errors.StoreError
