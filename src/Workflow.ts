@@ -314,13 +314,17 @@ export const make = <
     if (problem !== null) {
       return yield* new WorkflowIdInvalid({ workflowId, problem })
     }
+    const at = deadline === undefined ? null : deadlineAt(deadline, yield* Effect.clock)
+    if (Number.isNaN(at)) {
+      return yield* new PayloadInvalid({ workflow: name, problem: "its deadline is not a valid date" })
+    }
     const request: StartRequest = {
       workflowId,
       name,
       version: options.version ?? null,
       payload: text,
       fingerprint: digest([canonical(text)]),
-      deadlineAt: deadline === undefined ? null : deadlineAt(deadline, yield* Effect.clock),
+      deadlineAt: at !== null && at <= endOfTime ? at : null,
       trace: yield* currentTrace
     }
     return { engine, request }
@@ -621,8 +625,11 @@ const deadlineAt = (deadline: NonNullable<StartOptions["deadline"]>, clock: Cloc
   }
   return DateTime.isDateTime(deadline)
     ? DateTime.toEpochMillis(deadline)
-    : wholeMillis(clock) + Duration.toMillis(deadline)
+    : wholeMillis(clock) + Math.ceil(Duration.toMillis(deadline))
 }
+
+/** Dates end here; a later deadline never comes. */
+const endOfTime = 8_640_000_000_000_000
 
 const undecodable = (workflowId: string) => (detail: string) =>
   new RecordUndecodable({ workflowId, record: "outcome", detail })

@@ -1,7 +1,8 @@
 /** Ending early: cancellation, deadlines, and the next generation. */
 import { describe, expect } from "@effect/vitest"
-import { Effect, Fiber, Schema, TestClock } from "effect"
+import { DateTime, Duration, Effect, Fiber, Option, Schema, type Scope, TestClock } from "effect"
 import { Branch, Errors, Signal, Step, StepStore, Workflow } from "perdure"
+import { failCommits, withFaults } from "./support/faults.js"
 import {
   eventually,
   failure,
@@ -12,6 +13,7 @@ import {
   recorded,
   rowOf,
   statusOf,
+  steal,
   stepOf,
   stoppedBy,
   testOn,
@@ -209,6 +211,26 @@ describe.each(stores)("Deadlines (%s)", (_, store) => {
     }))
 })
 
+describe.each(stores)("A deadline (%s)", (_, store) => {
+  const test = testOn(store)
+
+  test("may be any date, and a duration without an end is none", () =>
+    Effect.gen(function*() {
+      const begin = (workflowId: string, deadline: Workflow.StartOptions["deadline"] & {}) =>
+        Job.start(undefined, { workflowId, deadline })
+      yield* begin("date", DateTime.unsafeMake(1_000))
+      yield* begin("fraction", Duration.micros(1_500n))
+      yield* begin("never", Duration.infinity)
+      expect(yield* failure(begin("invalid", new Date("never")))).toMatchObject({
+        _tag: "PayloadInvalid",
+        problem: "its deadline is not a valid date"
+      })
+      expect((yield* rowOf("date")).deadlineAt).toBe(1_000)
+      expect((yield* rowOf("fraction")).deadlineAt).toBe(2)
+      expect((yield* rowOf("never")).deadlineAt).toBeNull()
+    }).pipe(inEngine(quiet)))
+})
+
 const Counter = Workflow.make({
   name: "counter",
   payload: { n: Schema.Number },
@@ -294,6 +316,43 @@ describe.each(stores)("continueAsNew (%s)", (_, store) => {
       }).pipe(inEngine({ ...quiet, workflows: [live] }))
       expect(entries).toEqual(["step 1", "step 2"])
     }))
+
+  const counting = Counter.toLayer(({ n }) =>
+    Effect.zipRight(stepOf(`step ${n}`), n === 2 ? Effect.succeed(n) : Counter.continueAsNew({ n: n + 1 }))
+  )
+  const goesOn = (update: StepStore.RunUpdate) => update.next !== null
+
+  test("waits until the store can be written to, and is stopped by what the store refuses", () =>
+    withFaults((faults) =>
+      Effect.gen(function*() {
+        const busy = new Errors.StoreBusy({ target: "store", detail: "busy" })
+        const count = failCommits(faults, { error: busy, times: 2, when: goesOn })
+        const fiber = yield* Effect.fork(Counter.execute({ n: 1 }, { workflowId: "wf" }))
+        yield* eventually(Effect.zipRight(TestClock.adjust("1 second"), Fiber.poll(fiber)), Option.isSome)
+        expect(yield* Fiber.join(fiber)).toBe(2)
+        expect(count).toEqual({ failed: 2, passed: 1 })
+        const error = new Errors.StoreRejected({ target: "store", detail: "no" })
+        failCommits(faults, { error, times: 1, when: goesOn })
+        yield* stoppedBy("StoreRejected")(Counter.execute({ n: 1 }, { workflowId: "refused" }))
+        yield* Counter.resume("refused")
+        expect(yield* Counter.await("refused")).toBe(2)
+      }).pipe(inEngine({ ...quiet, workflows: [counting] }))
+    ))
+
+  test("is nothing that a worker may do that has lost the run", () =>
+    withFaults((faults) =>
+      Effect.gen(function*() {
+        const theft = Effect.provide(
+          Effect.orDie(steal("wf")),
+          yield* Effect.context<Scope.Scope | StepStore.StepStore>()
+        )
+        faults.commit = (batch, call) => batch.some(goesOn) ? Effect.zipRight(theft, call) : call
+        yield* Counter.start({ n: 1 }, { workflowId: "wf" })
+        yield* eventually(rowOf("wf"), ({ owner }) => owner === "thief")
+        yield* turns(20)
+        expect(yield* rowOf("wf")).toMatchObject({ generation: 0, owner: "thief" })
+      }).pipe(inEngine({ ...quiet, workflows: [counting] }))
+    ))
 
   test("belongs in the root branch of a run of the definition, outside steps, with a payload that fits", () =>
     Effect.gen(function*() {

@@ -9,7 +9,7 @@ import * as Schedule from "effect/Schedule"
 import * as Stream from "effect/Stream"
 import type { StopReason, StoreError } from "../Errors.js"
 import { StoreRejected } from "../Errors.js"
-import type { AttemptRow, RunPatch, RunRow, RunUpdate, StepRow, StepStore } from "../StepStore.js"
+import type { AttemptRow, CommitAnswer, RunPatch, RunRow, RunUpdate, StepRow, StepStore } from "../StepStore.js"
 import type { BodyEnd, Ending, Household, RunIdentity } from "./activeRun.js"
 import { ActiveRun, endingOf, isWait } from "./activeRun.js"
 import type { CutOff } from "./attempts.js"
@@ -342,16 +342,25 @@ export class Residency {
     const { fingerprint, generation, name } = this.identity
     const begunAt = run.now()
     const update = run.update({ next: { name, fingerprint, payload, begunAt } })
+    return this.written(run, update, (answer) => {
+      if (answer._tag !== "Accepted") {
+        return Effect.succeedNone
+      }
+      this.identity = { ...this.identity, generation: generation + 1, begunAt, inbox: run.mailbox.seen }
+      this.told = true
+      return this.once(true, program.next(payload))
+    })
+  }
+
+  /** Writes an update, however long that takes; what cannot be written stops the run. */
+  private written(
+    run: ActiveRun,
+    update: RunUpdate,
+    then: (answer: CommitAnswer) => Effect.Effect<Option.Option<RunEnd>, Failure>
+  ): Effect.Effect<Option.Option<RunEnd>, Failure> {
     return Effect.matchEffect(this.patiently(this.household.journal.write(update)), {
       onFailure: (error) => this.stop(run, asReason(error), [], []),
-      onSuccess: (answer) => {
-        if (answer._tag !== "Accepted") {
-          return Effect.succeedNone
-        }
-        this.identity = { ...this.identity, generation: generation + 1, begunAt, inbox: run.mailbox.seen }
-        this.told = true
-        return this.once(true, program.next(payload))
-      }
+      onSuccess: then
     })
   }
 
@@ -403,7 +412,7 @@ export class Residency {
     program: Program
   ): Effect.Effect<Option.Option<RunEnd>, Failure> {
     const update = run.update({ patch: parkedPatch(run.now(), wakeAt), inbox: run.mailbox.seen })
-    return Effect.flatMap(this.patiently(this.household.journal.write(update)), (answer) => {
+    return this.written(run, update, (answer) => {
       if (answer._tag === "Missed") {
         return this.once(false, program)
       }
