@@ -67,7 +67,9 @@ export const nextSignal = (
       const row = rowOf(kind, name, begun)
       run.jot(row("IN_PROGRESS", null))
       run.rest(address, null)
+      let given = false
       const give = ({ signalId, value }: Signal) => {
+        given = true
         run.stir(address)
         const recorded = row("COMPLETED", value)
         run.household.fork(run.record(recorded, { takes: [{ signalId, stepKey: recorded.stepKey }] }))
@@ -76,10 +78,12 @@ export const nextSignal = (
       return (ended) => {
         stop()
         run.stir(address)
-        run.jot({
-          ...row("FAILED", null),
-          error: JSON.stringify({ detail: "cut: the body stopped waiting for this signal" })
-        })
+        if (!given) {
+          run.jot({
+            ...row("FAILED", null),
+            error: JSON.stringify({ detail: "cut: the body stopped waiting for this signal" })
+          })
+        }
         ended()
       }
     },

@@ -53,14 +53,18 @@ const begin = (due: number, { address, askedAfter, branch, sequence }: Begun) =>
   })
   run.jot(row("IN_PROGRESS"))
   run.rest(address, due)
+  let recorded = false
   const cancel = run.at(due, () => {
+    recorded = true
     run.stir(address)
     run.household.fork(run.record(row("COMPLETED")))
   })
   return (ended: () => void) => {
     cancel()
     run.stir(address)
-    run.jot({ ...row("FAILED"), error: JSON.stringify({ detail: "cut: the body stopped waiting for this sleep" }) })
+    if (!recorded) {
+      run.jot({ ...row("FAILED"), error: JSON.stringify({ detail: "cut: the body stopped waiting for this sleep" }) })
+    }
     ended()
   }
 }
