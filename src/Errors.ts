@@ -329,6 +329,30 @@ export class StepInterrupted extends Schema.TaggedError<StepInterrupted>()("Step
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
+// the child
+// ---------------------------------------------------------------------------------------------------------------------
+
+/**
+ * A child was cancelled, or its deadline has passed: it has no result and never will. Go on without it, or start another one.
+ *
+ * @since 0.1.0
+ * @category errors
+ */
+export class ChildCancelled extends Schema.TaggedError<ChildCancelled>()("ChildCancelled", {
+  /** The id of the child. */
+  workflowId: Schema.String,
+  /** The name of its workflow. */
+  workflow: Schema.String,
+  reason: Schema.Literal("cancelled", "deadline")
+}) {
+  override get message() {
+    const why = this.reason === "cancelled" ? "was cancelled" : "was cancelled at its deadline"
+    return `The child ${shown(this.workflowId)} of workflow ${shown(this.workflow)} ${why}, and has no result; ` +
+      "go on without it, or start another child"
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
 // why a run stops
 // ---------------------------------------------------------------------------------------------------------------------
 

@@ -26,8 +26,7 @@ import { PayloadInvalid, RecordUndecodable, RunCancelled, RunStopped, WorkflowId
 import { uuid as randomUuid } from "./internal/bodyRandom.js"
 import { compensated } from "./internal/compensated.js"
 import { continueAsNew } from "./internal/continueAsNew.js"
-import { digest } from "./internal/digest.js"
-import { canonical } from "./internal/json.js"
+import { type HasInternals, Internals, makeDefinition } from "./internal/definition.js"
 import type {
   EncodedCheck,
   ErrorOut,
@@ -44,7 +43,7 @@ import type { CurrentStep, OutcomeSchemas, RunEnd, StartRequest } from "./intern
 import { cancelReason, Engine, Run as CurrentRun } from "./internal/run.js"
 import { sleepUntil as durableSleep } from "./internal/sleep.js"
 import { currentTrace } from "./internal/trace.js"
-import { decode, encode } from "./internal/values.js"
+import { decode, TooLarge } from "./internal/values.js"
 import { wholeMillis } from "./internal/wholeMillis.js"
 import type { RunRow } from "./StepStore.js"
 
@@ -288,28 +287,22 @@ export const make = <
     error: (options.error ?? Schema.Never) as AnySchema
   }
 
-  const construct = (input: unknown): unknown =>
-    "make" in payloadSchema && typeof payloadSchema.make === "function"
-      ? payloadSchema.make(hasFields && input === undefined ? {} : input)
-      : input
+  const definition = makeDefinition({ name, version: options.version ?? null, outcome, payloadSchema, hasFields })
 
   const derivedId = (payload: unknown): string | null =>
     options.idempotencyKey === undefined ? null : `${name}/${options.idempotencyKey(payload as never)}`
 
-  const encodePayload = Effect.fnUntraced(function*(input: unknown, maxBytes: number) {
-    const invalid = (problem: string) => new PayloadInvalid({ workflow: name, problem })
-    const payload = yield* Effect.try({ try: () => construct(input), catch: (error) => invalid(String(error)) })
-    const text = yield* Effect.mapError(
-      encode(payload, payloadSchema, maxBytes),
-      (error) => invalid(`it is ${error.message}`)
+  const encodePayload = (input: unknown, maxBytes: number) =>
+    Effect.mapError(
+      definition.prepare(input, maxBytes),
+      (error) =>
+        error instanceof TooLarge ? new PayloadInvalid({ workflow: name, problem: `it is ${error.message}` }) : error
     )
-    return { payload, text }
-  })
 
   const prepare = Effect.fnUntraced(function*(input: unknown, { deadline, workflowId: given }: StartOptions = {}) {
     const engine = yield* Engine
-    const { payload, text } = yield* encodePayload(input, engine.maxValueBytes)
-    const workflowId = given ?? derivedId(payload) ?? `${name}/${yield* freshId}`
+    const { fingerprint, text, value } = yield* encodePayload(input, engine.maxValueBytes)
+    const workflowId = given ?? derivedId(value) ?? `${name}/${yield* freshId}`
     const problem = workflowIdProblem(workflowId)
     if (problem !== null) {
       return yield* new WorkflowIdInvalid({ workflowId, problem })
@@ -321,9 +314,9 @@ export const make = <
     const request: StartRequest = {
       workflowId,
       name,
-      version: options.version ?? null,
+      version: definition.version,
       payload: text,
-      fingerprint: digest([canonical(text)]),
+      fingerprint,
       deadlineAt: at !== null && at <= endOfTime ? at : null,
       trace: yield* currentTrace
     }
@@ -354,15 +347,16 @@ export const make = <
         Effect.flatMap(engine.await(workflowId, name), (end) => told(workflowId, end, outcome)))
     )
 
-  const self: Workflow<Name, Schema.Schema.Any, Schema.Schema.Any, Schema.Schema.All, unknown> = {
+  const self: Workflow<Name, Schema.Schema.Any, Schema.Schema.Any, Schema.Schema.All, unknown> & HasInternals = {
     [TypeId]: TypeId,
+    [Internals]: definition,
     name,
     version: options.version,
     payloadSchema: payloadSchema as Schema.Schema.Any,
     successSchema: outcome.success as Schema.Schema.Any,
     errorSchema: outcome.error as Schema.Schema.All,
     workflowId: (input) => {
-      const id = derivedId(construct(input))
+      const id = derivedId(definition.construct(input))
       if (id === null) {
         throw new TypeError(
           `Workflow ${JSON.stringify(name)} has no idempotencyKey, so an id cannot be derived from a payload`
@@ -407,7 +401,7 @@ export const make = <
       Layer.scopedDiscard(Effect.flatMap(Engine, (engine) =>
         engine.register({
           name,
-          version: options.version ?? null,
+          version: definition.version,
           body: (payload, workflowId) => body(payload as never, workflowId),
           payloadSchema,
           outcome

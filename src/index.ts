@@ -12,6 +12,11 @@ export * as Branch from "./Branch.js"
 /**
  * @since 0.1.0
  */
+export * as Child from "./Child.js"
+
+/**
+ * @since 0.1.0
+ */
 export * as CrashSimulator from "./CrashSimulator.js"
 
 /**

@@ -26,6 +26,7 @@ import {
   StepStore,
   Workflow
 } from "perdure"
+import { Awaited } from "../src/internal/awaited.js"
 import type { Program } from "../src/internal/body.js"
 import { FaultPoints } from "../src/internal/faultPoints.js"
 import { Journal } from "../src/internal/journal.js"
@@ -1264,6 +1265,8 @@ describe("a residency", () => {
           readAfter: () => {},
           parkGrace: 1,
           readMail: () => {},
+          readHistory: () => Effect.succeed([]),
+          awaited: new Awaited(store.ended, () => {}),
           parked: () => {}
         }
       )

@@ -54,6 +54,14 @@ const catalogue: ReadonlyArray<readonly [Error, ReadonlyArray<string>]> = [
     ["\"charge\"", "\"wf\"", "Attempt 2", "may have taken effect"]
   ],
   [
+    new Errors.ChildCancelled({ workflowId: "~wf:0", workflow: "ship", reason: "cancelled" }),
+    ["\"~wf:0\"", "\"ship\"", "was cancelled,", "start another child"]
+  ],
+  [
+    new Errors.ChildCancelled({ workflowId: "~wf:0", workflow: "ship", reason: "deadline" }),
+    ["\"~wf:0\"", "\"ship\"", "at its deadline,", "go on without it"]
+  ],
+  [
     new Errors.StepDied({ workflowId: "wf", address: "1.0", stepId: "charge", attempt: 2, detail: "boom" }),
     ["\"charge\"", "wf:1.0", "attempt 2", "boom", "resume the run"]
   ],

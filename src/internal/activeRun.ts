@@ -19,6 +19,7 @@ import type { AttemptRow, CommitAnswer, RunUpdate, SharedClient, StepRow, Wanted
 import { type After, callAt } from "./alarm.js"
 import type { Attempt } from "./attempts.js"
 import { cutOff } from "./attempts.js"
+import { type Awaited, AwaitedChildren } from "./awaited.js"
 import { describe } from "./describe.js"
 import { fullDigest } from "./digest.js"
 import type { FaultPointsShape } from "./faultPoints.js"
@@ -63,8 +64,11 @@ export type Ending =
   | { readonly _tag: "Released"; readonly error: StoreError }
   /** Another worker has taken it over. */
   | { readonly _tag: "Fenced" }
-  /** It waits, and nothing but what is recorded can wake it. `wakeAt` is when it goes on by itself, if it does. */
-  | { readonly _tag: "Parked"; readonly wakeAt: number | null }
+  /**
+   * It waits, and nothing but what is recorded can wake it. `wakeAt` is when it goes on by itself, if it does; `inbox` the version of
+   * its inbox that has been looked into.
+   */
+  | { readonly _tag: "Parked"; readonly wakeAt: number | null; readonly inbox: number }
   /** This worker gives it up: it shuts down, or nobody wants the run here any more. */
   | { readonly _tag: "Evicted" }
   /** As if the process had died. */
@@ -86,6 +90,10 @@ export interface Household {
   /** How long a run rests before it leaves memory, in milliseconds. */
   readonly parkGrace: number
   readonly readMail: (run: ActiveRun, wanted: ReadonlyArray<Wanted>) => void
+  /** A page of what is recorded of a run. */
+  readonly readHistory: (run: RunIdentity, after: number) => Effect.Effect<ReadonlyArray<StepRow>, StoreError>
+  /** The children that are waited for. */
+  readonly awaited: Awaited
   /** A run sleeps, until then if it goes on by itself. */
   readonly parked: (wakeAt: number | null) => void
   /** Reads the next page of the history; the run ends if the store cannot. */
@@ -109,6 +117,7 @@ export interface RunIdentity {
   readonly cancelled: boolean
   /** The version of its inbox that is known. */
   readonly inbox: number
+  /** The run that this one is a child of. */
   readonly parent: string | null
   readonly fingerprint: string
   /** Where in a trace it began, as JSON text. */
@@ -130,6 +139,7 @@ export class ActiveRun {
   readonly sequencer: Sequencer
   readonly unwinding: Unwinding
   readonly mailbox: Mailbox
+  readonly children: AwaitedChildren
   readonly ending: Deferred.Deferred<Ending>
   /** The rows that answer no replay, by address: what is under way, and attempts before. */
   readonly unfinished = new Map<string, StepRow>()
@@ -176,6 +186,11 @@ export class ActiveRun {
     this.unwinding = new Unwinding(this.sequencer)
     this.cancelling = identity.cancelled ? "cancelled" : null
     this.mailbox = new Mailbox(identity.inbox, (wanted) => household.readMail(this, wanted))
+    this.children = new AwaitedChildren(
+      identity.inbox,
+      household.awaited,
+      (cause) => this.finish(endingOf(cause))
+    )
   }
 
   get workflowId(): string {
@@ -502,14 +517,19 @@ export class ActiveRun {
       return
     }
     const { stirred } = this.sequencer.scheduler
+    const leave = () => {
+      const wakeAt = Option.getOrUndefined(this.wakeAt)
+      if (wakeAt === undefined || this.sequencer.scheduler.stirred !== stirred) {
+        this.rests()
+      } else if (this.children.isBehind(this.mailbox.seen)) {
+        this.children.look(this.mailbox.seen, leave)
+      } else {
+        this.finish({ _tag: "Parked", wakeAt, inbox: this.mailbox.seen })
+      }
+    }
     this.stopResting = this.household.after(parkGrace, () => {
       this.stopResting = null
-      const wakeAt = Option.getOrUndefined(this.wakeAt)
-      if (wakeAt !== undefined && this.sequencer.scheduler.stirred === stirred) {
-        this.finish({ _tag: "Parked", wakeAt })
-      } else {
-        this.rests()
-      }
+      leave()
     })
   }
 
@@ -573,6 +593,7 @@ export class ActiveRun {
       cancel()
     }
     this.stopResting?.()
+    this.children.close()
     Deferred.unsafeDone(this.ending, Effect.succeed(ending))
   }
 
@@ -583,6 +604,12 @@ export class ActiveRun {
   /** Refuses an operation: it does not return, and the run stops. */
   refuse(reason: StopReason): Effect.Effect<never> {
     this.stop(reason)
+    return this.parked
+  }
+
+  /** Ends this life of the run from inside its body, which goes no further. */
+  leaves(ending: Ending): Effect.Effect<never> {
+    this.finish(ending)
     return this.parked
   }
 

@@ -9,7 +9,9 @@ import * as Runtime from "effect/Runtime"
 import type { StopReason } from "../Errors.js"
 import { BodyDied, RecordUndecodable } from "../Errors.js"
 import type { ActiveRun, BodyEnd } from "./activeRun.js"
+import { endingOf } from "./activeRun.js"
 import { withBodyServices } from "./bodyServices.js"
+import { cancelStarted } from "./children.js"
 import { compensateAll, drained } from "./compensation.js"
 import { Branch, inBranch } from "./place.js"
 import type { OutcomeSchemas, Registration } from "./run.js"
@@ -86,7 +88,11 @@ const failed = (
     return Effect.succeed(broken(run.bodyDied(cause)))
   }
   if (run.cancelled !== null && Cause.isInterrupted(cause)) {
-    return Effect.as(compensateAll(root, cause), { _tag: "Cancelled", reason: run.cancelled })
+    return cancelStarted(run).pipe(
+      Effect.catchAllCause((cause) => run.leaves(endingOf(cause))),
+      Effect.zipRight(compensateAll(root, cause)),
+      Effect.as({ _tag: "Cancelled", reason: run.cancelled })
+    )
   }
   const failure = Cause.failureOption(cause)
   if (Option.isNone(failure) || schemas.error === null) {

@@ -16,6 +16,7 @@ import type { RunInsert, RunRow, RunUpdate, SharedClient, Signal, WorkerInfo } f
 import { StepStore } from "../StepStore.js"
 import type { Ending, Household } from "./activeRun.js"
 import { endingOf } from "./activeRun.js"
+import { Awaited } from "./awaited.js"
 import { FaultPoints } from "./faultPoints.js"
 import { Housekeeping } from "./housekeeping.js"
 import { emptyUpdate, Journal } from "./journal.js"
@@ -67,6 +68,7 @@ export const make = (settings: Settings): Effect.Effect<Engine["Type"], StoreErr
     const info: WorkerInfo = { id: worker, host: hostname(), pid: process.pid, startedAt: now() }
     yield* store.register(info)
     const journal = yield* Journal.make(store, faults)
+    const awaited = new Awaited(store.ended, fork)
     const household: Household = {
       journal,
       namespace: store.namespace,
@@ -99,6 +101,8 @@ export const make = (settings: Settings): Effect.Effect<Engine["Type"], StoreErr
           }
         }))
       },
+      readHistory: (run, after) => readHistory(store, run, after),
+      awaited,
       parked: (wakeAt) => roster.wakeAt(wakeAt)
     }
     const pulse = new Pulse(store, info, settings.missedBeats)
@@ -139,6 +143,7 @@ export const make = (settings: Settings): Effect.Effect<Engine["Type"], StoreErr
         }
         roster.watchers.notify(change.runs)
         roster.tell(change.mail)
+        awaited.changed(change.runs)
         return change.runs.every((workflowId) => roster.lives(workflowId)) ? Effect.void : quietly(roster.claimAll([]))
       }),
       Effect.provideService(Housekeeping, settings.housekeeping),

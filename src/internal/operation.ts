@@ -66,6 +66,11 @@ export interface OperationSpec<A, E, R> {
    * @returns what stops it again, and calls back when it has let go
    */
   readonly begin: (begun: Begun) => (ended: () => void) => void
+  /**
+   * The body has stopped waiting before the operation began in this life, although it may have begun in an earlier one, which could not
+   * let go of it any more. Calls back when it has let go.
+   */
+  readonly abandoned?: (begun: Begun, ended: () => void) => void
   /** The body has stopped waiting before it was given the record. */
   readonly voided?: (record: StepRow, branch: Branch) => void
   /** Something has been recorded, whether or not the body still waits for it; `context` is that of the caller. */
@@ -152,15 +157,18 @@ const request = <A, E, R>(
   if (begunOtherwise !== null) {
     return run.refuse(run.mismatch(begunOtherwise, operation))
   }
-  let letGo: ((ended: () => void) => void) | null = null
+  const begun = { branch, address: operation.address, sequence, askedAfter, fiber, status }
+  let letGo = (ended: () => void) => {
+    if (spec.abandoned === undefined) {
+      ended()
+    } else {
+      spec.abandoned(begun, ended)
+    }
+  }
   const letGoOf = (wait: Wait) =>
     Effect.async<void>((resume) => {
       const { ended } = run.sequencer.cut(wait, () => resume(Effect.void), () => resume(run.parked))
-      if (letGo === null) {
-        ended()
-      } else {
-        letGo(ended)
-      }
+      letGo(ended)
     })
   // Both ways, live and in replay, suspend exactly once here and once when cut: a fiber yields to others after so many
   // operations, and the count begins anew with each suspension, so that it yields at the same places.
@@ -178,7 +186,7 @@ const request = <A, E, R>(
         spec.voided?.(record, branch)
       },
       begin: () => {
-        letGo = spec.begin({ branch, address: operation.address, sequence, askedAfter, fiber, status })
+        letGo = spec.begin(begun)
       }
     }
     run.sequencer.ask(wait)

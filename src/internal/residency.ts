@@ -16,6 +16,7 @@ import type { CutOff } from "./attempts.js"
 import { cutOff } from "./attempts.js"
 import type { Program } from "./body.js"
 import { begin } from "./body.js"
+import { cancelDoomed } from "./children.js"
 import { isTransient } from "./journal.js"
 import type { RunEnd } from "./run.js"
 import { cancelReason } from "./run.js"
@@ -295,7 +296,7 @@ export class Residency {
       case "Fenced":
         return Effect.as(left, Option.none())
       case "Parked":
-        return Effect.zipRight(left, this.park(run, ending.wakeAt, program))
+        return Effect.zipRight(left, this.park(run, ending, program))
       case "Evicted":
         return Effect.zipRight(left, this.give(run))
       case "Crashed":
@@ -320,15 +321,13 @@ export class Residency {
   }
 
   private end(run: ActiveRun, end: Exclude<RunEnd, { readonly status: "STOPPED" }>, outcome: string | null) {
-    const { parent } = this.identity
+    const update = run.update({
+      patch: endedPatch(run.now(), end.status, outcome),
+      steps: [...run.children.doomed.values()],
+      tells: this.tells
+    })
     return Effect.catchAll(
-      this.persist(
-        run.update({
-          patch: endedPatch(run.now(), end.status, outcome),
-          tells: parent === null ? [] : [parent]
-        }),
-        end
-      ),
+      Effect.zipRight(this.patiently(cancelDoomed(run)), this.persist(update, end)),
       (error) => this.stop(run, asReason(error), [], [])
     )
   }
@@ -341,7 +340,10 @@ export class Residency {
   ): Effect.Effect<Option.Option<RunEnd>, Failure> {
     const { fingerprint, generation, name } = this.identity
     const begunAt = run.now()
-    const update = run.update({ next: { name, fingerprint, payload, begunAt } })
+    const update = run.update({
+      next: { name, fingerprint, payload, begunAt },
+      steps: [...run.children.doomed.values()]
+    })
     return this.written(run, update, (answer) => {
       if (answer._tag !== "Accepted") {
         return Effect.succeedNone
@@ -362,6 +364,12 @@ export class Residency {
       onFailure: (error) => this.stop(run, asReason(error), [], []),
       onSuccess: then
     })
+  }
+
+  /** Who learns that the run has ended, in the commit of its end. */
+  private get tells(): ReadonlyArray<string> {
+    const { parent } = this.identity
+    return parent === null ? [] : [parent]
   }
 
   /** How the body has ended, unless there is something recorded that it never asked for. */
@@ -408,10 +416,10 @@ export class Residency {
   /** Lets the run sleep, unless something has been sent to it that it has not seen: then it lives on. */
   private park(
     run: ActiveRun,
-    wakeAt: number | null,
+    { inbox, wakeAt }: Extract<Ending, { readonly _tag: "Parked" }>,
     program: Program
   ): Effect.Effect<Option.Option<RunEnd>, Failure> {
-    const update = run.update({ patch: parkedPatch(run.now(), wakeAt), inbox: run.mailbox.seen })
+    const update = run.update({ patch: parkedPatch(run.now(), wakeAt), inbox })
     return this.written(run, update, (answer) => {
       if (answer._tag === "Missed") {
         return this.once(false, program)
@@ -430,8 +438,15 @@ export class Residency {
   look(version: number | null): void {
     if (this.begun !== this.run) {
       this.told = true
-    } else if (version === null || version > this.run.mailbox.seen) {
-      this.run.mailbox.look()
+      return
+    }
+    const { children, mailbox } = this.run
+    if (version === null || version > mailbox.seen) {
+      mailbox.look()
+    }
+    // A version is all that is known: no change has named the children.
+    if (version !== null && children.isBehind(version)) {
+      children.look(version)
     }
   }
 

@@ -46,6 +46,11 @@ export class Unwinding extends Supervisor.AbstractSupervisor<void> {
     }
   }
 
+  /** Whether a defect was seen after the latest outcome: the body may be about to die of it. */
+  get throwing(): boolean {
+    return Array.from(this.seen.values()).includes(this.sequencer.handed)
+  }
+
   /** The operations, at most the latest few, whose outcomes the body was handed after the first defect of a cause. */
   since(cause: Cause.Cause<unknown>): ReadonlyArray<Operation> {
     const { agreed, handed } = this.sequencer
