@@ -50,6 +50,14 @@ export interface Handle<Success extends Schema.Schema.Any, Error extends Schema.
   readonly definition: AnyWorkflow<Success, Error>
 }
 
+/**
+ * What follows the definition: the payload, or nothing where there is none.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export type PayloadArgs<Input> = void extends Input ? readonly [payload?: Input] : readonly [payload: Input]
+
 // ---------------------------------------------------------------------------------------------------------------------
 // in a body
 // ---------------------------------------------------------------------------------------------------------------------
@@ -104,7 +112,7 @@ export const execute = <
   Input
 >(
   definition: Workflow<Name, Payload, Success, Error, Input>,
-  payload: Input
+  ...[payload]: PayloadArgs<NoInfer<Input>>
 ): Effect.Effect<
   Schema.Schema.Type<Success>,
   Schema.Schema.Type<Error> | ChildCancelled,
@@ -149,7 +157,7 @@ export const start = <
   Input
 >(
   definition: Workflow<Name, Payload, Success, Error, Input>,
-  payload: Input
+  ...[payload]: PayloadArgs<NoInfer<Input>>
 ): Effect.Effect<Handle<Success, Error>, never, Run | Schema.Schema.Context<Payload>> =>
   Effect.zipWith(
     startChild(`Child.start(${JSON.stringify(definition.name)})`, internalsOf(definition), payload),

@@ -326,7 +326,8 @@ export const make = <
   const start = (input: unknown, startOptions?: StartOptions) =>
     outsideBody(
       `Workflow ${JSON.stringify(name)} start`,
-      Effect.flatMap(prepare(input, startOptions), ({ engine, request }) => engine.start(request))
+      Effect.flatMap(prepare(input, startOptions), ({ engine, request }) => engine.start(request)),
+        insteadOfStarting("Child.start")
     )
 
   const execute = (input: unknown, startOptions?: StartOptions) =>
@@ -337,7 +338,8 @@ export const make = <
         const workflowId = yield* engine.start(request)
         const end = yield* Effect.catchTag(engine.await(workflowId, name), "WorkflowNotFound", Effect.die)
         return yield* told(workflowId, end, outcome)
-      })
+      }),
+      insteadOfStarting("Child.execute")
     )
 
   const await_ = (workflowId: string) =>
@@ -624,6 +626,9 @@ const deadlineAt = (deadline: NonNullable<StartOptions["deadline"]>, clock: Cloc
 
 /** Dates end here; a later deadline never comes. */
 const endOfTime = 8_640_000_000_000_000
+
+const insteadOfStarting = (child: string) =>
+  `it was called in the body, where a replay would call it again. Use ${child}, or wrap it in Step.durable`
 
 const undecodable = (workflowId: string) => (detail: string) =>
   new RecordUndecodable({ workflowId, record: "outcome", detail })

@@ -70,7 +70,7 @@ const unCancelled = <A, E, R>(self: Effect.Effect<A, E | Errors.ChildCancelled, 
 
 const half = (n: number) => unCancelled(Child.execute(Half, { n }))
 
-const idle = unCancelled(Child.execute(Idle, undefined))
+const idle = unCancelled(Child.execute(Idle))
 
 const unavailable = new Errors.StoreUnavailable({ target: "the store", detail: "a test said so" })
 
@@ -152,7 +152,7 @@ for (const [store, layer] of stores) {
       test("gives undefined where that is the result", () =>
         Effect.gen(function*() {
           const Nothing = Workflow.make({ name: "nothing", payload: {} })
-          const body = Effect.map(unCancelled(Child.execute(Nothing, undefined)), (value) => value === undefined)
+          const body = Effect.map(unCancelled(Child.execute(Nothing)), (value) => value === undefined)
           expect(yield* run(body, { workflows: [Nothing.toLayer(() => Effect.void)] })).toBe("true")
         }))
 
@@ -178,7 +178,7 @@ for (const [store, layer] of stores) {
       for (const reason of ["cancelled", "deadline"] as const) {
         test(`fails with ChildCancelled if the child was cancelled (${reason})`, () =>
           Effect.gen(function*() {
-            const body = Effect.catchAll(Child.execute(Idle, undefined), Effect.succeed)
+            const body = Effect.catchAll(Child.execute(Idle), Effect.succeed)
             yield* Effect.gen(function*() {
               const fiber = yield* Effect.fork(executed)
               yield* created("~wf:0")
@@ -482,14 +482,14 @@ for (const [store, layer] of stores) {
             expect(yield* Idle.await("~wf:0")).toBe("go")
             expect(yield* cancelAtOf("~wf:0")).toBe(null)
           }).pipe(
-            inEngine({ ...quiet, workflows: [parentOf(Effect.as(Child.start(Idle, undefined), "done")), IdleLive] })
+            inEngine({ ...quiet, workflows: [parentOf(Effect.as(Child.start(Idle), "done")), IdleLive] })
           )
         }))
 
       test("is not cancelled with a wait for it", () =>
         Effect.gen(function*() {
           const body = Effect.flatMap(
-            Child.start(Idle, undefined),
+            Child.start(Idle),
             (child) => Branch.race(unCancelled(Child.await(child)), stepOf("step"))
           )
           expect(yield* run(Effect.zipLeft(body, stepOf("after")))).toBe("\"step\"")
@@ -523,7 +523,7 @@ for (const [store, layer] of stores) {
             const ended = yield* Child.start(Half, { n: 2 })
             yield* Child.await(ended)
             yield* stepOf("step")
-            yield* Child.start(Idle, undefined)
+            yield* Child.start(Idle)
             yield* half(4)
             yield* cancelled
           })
@@ -601,7 +601,7 @@ for (const [store, layer] of stores) {
       test("leaves memory, and is woken by the end of its child", () =>
         Effect.gen(function*() {
           const { add, entries } = ledger()
-          const body = Effect.zipRight(add("begins"), unCancelled(Child.execute(Sleeper, undefined)))
+          const body = Effect.zipRight(add("begins"), unCancelled(Child.execute(Sleeper)))
           yield* Effect.gen(function*() {
             const fiber = yield* Effect.fork(executed)
             yield* created("~wf:0")

@@ -406,8 +406,12 @@ describe.each(stores)("The guard (%s)", (_, store) => {
             stoppedBy("Misplaced")
           )
           expect(reason.operation).toBe(called.trim())
+          const instead = called.includes("execute") ? "Use Child.execute, or wrap" : "Use Child.start, or wrap"
+          const start = called.includes("execute") || called.includes("start")
           expect(reason.detail).toBe(
-            "it was called in the body, where a replay would call it again. Wrap it in Step.durable"
+            `it was called in the body, where a replay would call it again. ${
+              start ? instead : "Wrap"
+            } it in Step.durable`
           )
           expect(entries).toEqual([])
           const inStep = Effect.exit(call).pipe(

@@ -3,7 +3,7 @@ import { join } from "node:path"
 import { describe, expect, it } from "@effect/vitest"
 import Database from "better-sqlite3"
 import { Context, Effect, Exit, Layer, Stream } from "effect"
-import { Branch, Engine, type Errors, MemoryStepStore, Step, Workflow } from "perdure"
+import { Branch, Child, Engine, type Errors, MemoryStepStore, Step, Workflow } from "perdure"
 import { clone, root, run } from "./fixtures/examples/commands.js"
 
 const patience = 240_000
@@ -160,11 +160,18 @@ const table: Record<string, { readonly refused: ReadonlyArray<Program>; readonly
   },
   "`execute` or `start` of a workflow": {
     refused: [Other.execute(), Other.start()],
-    instead: [Other.start().pipe(Effect.orDie, Step.durable("step"))]
+    instead: [Child.start(Other), Other.start().pipe(Effect.orDie, Step.durable("step"))]
   },
   "`Branch.all` and the others inside a step": {
     refused: [Branch.all([step]).pipe(Step.durable("outer")), Branch.race(step, step).pipe(Step.durable("outer"))],
     instead: [Effect.all([step, step], { concurrency: "unbounded" }).pipe(Step.durable("outer"))]
+  },
+  "`Child.execute` or `Child.start` inside a step": {
+    refused: [
+      Effect.orDie(Child.execute(Other)).pipe(Step.durable("outer")),
+      Effect.asVoid(Child.start(Other)).pipe(Step.durable("outer"))
+    ],
+    instead: [Other.start().pipe(Effect.orDie, Step.durable("step"))]
   }
 }
 
