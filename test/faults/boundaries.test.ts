@@ -1,20 +1,59 @@
 import { readFileSync } from "node:fs"
 import { assert, describe, it } from "@effect/vitest"
-import { Effect } from "effect"
+import { Effect, Option } from "effect"
 import { type CrashSimulator, type Errors, SqliteStepStore, StepStore } from "perdure"
 import { bundle, launch } from "../support/bundle.js"
 import { temporaryFile } from "../support/stores.js"
 
-const result = "reserve chair left right ship"
+interface Program {
+  readonly name: string
+  readonly result: string
+  readonly effects: ReadonlyArray<string>
+  /** Of its history, in their order as text. */
+  readonly keys: ReadonlyArray<string>
+  /** What else must be so at the end. */
+  readonly check: Effect.Effect<void, Errors.StoreError, StepStore.StepStore>
+}
 
-const effects = ["reserve", "ask", "left", "right", "ship"]
+const order: Program = {
+  name: "boundary",
+  result: "reserve chair left right ship",
+  effects: ["reserve", "ask", "left", "right", "ship"],
+  keys: ["order-1:0", "order-1:1", "order-1:2.0", "order-1:3.0", "order-1:4"],
+  check: Effect.void
+}
+
+const family: Program = {
+  name: "family",
+  result: "3 win 2 1",
+  effects: ["half 2", "half 3", "win", "half 4"],
+  keys: ["order-1:0", "order-1:1", "order-1:3.0", "order-1:4.0", "order-1:5.0"],
+  check: Effect.gen(function*() {
+    const store = yield* StepStore.StepStore
+    const runs = yield* store.runs({ after: null, limit: 10 })
+    assert.deepStrictEqual(runs.map((run) => `${run.workflowId} ${run.status} ${run.parent}`), [
+      "order-1 COMPLETED null",
+      "~order-1:0 COMPLETED order-1",
+      "~order-1:1 FAILED order-1",
+      "~order-1:2.0 PENDING order-1",
+      "~order-1:4.0 COMPLETED order-1"
+    ])
+    const cut = yield* store.run("~order-1:2.0")
+    assert.isNotNull(Option.getOrThrow(cut).cancelAt)
+  })
+}
 
 /** Runs the process until it ends; answers how. */
 const life = (program: string, args: ReadonlyArray<string>) =>
   Effect.scoped(Effect.flatMap(launch(program, args), (worker) => worker.ended))
 
 /** Dies at a boundary, lives again, and is looked at from outside. Answers whether it died. */
-const dieAndLive = (program: string, point: CrashSimulator.Point, after: number) =>
+const dieAndLive = (
+  program: string,
+  { check, effects, keys, result }: Program,
+  point: CrashSimulator.Point,
+  after: number
+) =>
   Effect.scoped(Effect.gen(function*() {
     const database = yield* temporaryFile
     const ledger = `${database}.ledger`
@@ -35,15 +74,10 @@ const dieAndLive = (program: string, point: CrashSimulator.Point, after: number)
       StepStore.StepStore,
       (store) => store.history("order-1", 0, { after: null, limit: 100 })
     ).pipe(
+      Effect.zipLeft(check),
       Effect.provide(SqliteStepStore.layer({ filename: database }))
     )
-    assert.deepStrictEqual(history.map((row) => row.stepKey).sort(), [
-      "order-1:0",
-      "order-1:1",
-      "order-1:2.0",
-      "order-1:3.0",
-      "order-1:4"
-    ])
+    assert.deepStrictEqual(history.map((row) => row.stepKey).sort(), keys)
     const counts = effects.map((id) => lines.filter((line) => line === `effect ${id}`).length)
     for (const count of counts) {
       assert.isAtLeast(count, 1, where)
@@ -55,17 +89,20 @@ const dieAndLive = (program: string, point: CrashSimulator.Point, after: number)
   }))
 
 describe("SIGKILL at every boundary", () => {
-  it.live.each<readonly [CrashSimulator.Point, number]>([["step-started", 5], ["before-commit", 10], [
-    "after-commit",
-    10
-  ]])(
-    "of kind %s: what was acknowledged survives, and no completed step is repeated",
-    ([point, atLeast]) =>
+  it.live.each<readonly [CrashSimulator.Point, string, Program, number]>([
+    ["step-started", "one run", order, 5],
+    ["before-commit", "one run", order, 10],
+    ["after-commit", "one run", order, 10],
+    ["before-commit", "a run with children", family, 10],
+    ["after-commit", "a run with children", family, 10]
+  ])(
+    "of kind %s, in %s: what was acknowledged survives, and no completed step is repeated",
+    ([point, , tried, atLeast]) =>
       Effect.gen(function*() {
-        const program = yield* bundle("faults/boundary")
+        const program = yield* bundle(`faults/${tried.name}`)
         const walk = (after: number): Effect.Effect<number, Errors.StoreError> =>
           Effect.flatMap(
-            dieAndLive(program, point, after),
+            dieAndLive(program, tried, point, after),
             (died) => died ? walk(after + 1) : Effect.succeed(after - 1)
           )
         const deaths = yield* walk(1)
