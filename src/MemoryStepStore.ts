@@ -124,6 +124,10 @@ const isOpen = (run: StepStore.RunRowEncoded) => run.status === "PENDING" || run
 const hasEnded = (run: StepStore.RunRowEncoded) =>
   run.status === "COMPLETED" || run.status === "FAILED" || run.status === "CANCELLED"
 
+/** When a run goes on by itself. */
+const wakesAt = (run: StepStore.RunRowEncoded) =>
+  run.status === "SUSPENDED" && run.wakeAt !== null ? run.wakeAt : Number.POSITIVE_INFINITY
+
 const signalsOf = (state: State, workflowId: string): Signals =>
   Option.getOrElse(HashMap.get(state.signals, workflowId), () => HashMap.empty<string, KeptSignal>())
 
@@ -150,6 +154,8 @@ const byId = Order.mapInput(byBytes, (row: StepStore.RunSummaryEncoded) => row.w
 const byWorker = Order.mapInput(byBytes, (pulse: StepStore.Pulse) => pulse.id)
 
 const byAge = Order.combine(Order.mapInput(Order.number, (row: StepStore.RunSummaryEncoded) => row.createdAt), byId)
+
+const byWaking = Order.combine(Order.mapInput(Order.number, wakesAt), byAge)
 
 /** What comes after the key, in order, at most `limit` of it. */
 const pageOf = <Row>(
@@ -410,16 +416,15 @@ const make = (namespace: string): StepStore.Encoded => {
     Effect.sync(() => {
       const names = options.names
       const dead = new Set(options.dead)
-      const claimed = Array.from(HashMap.values(state.runs))
-        .filter((run) =>
-          (isOpen(run)
-            ? run.owner === null || dead.has(run.owner)
-            : run.status === "SUSPENDED" && run.wakeAt !== null && run.wakeAt <= options.at) &&
-          (names === null || names.includes(run.name)) &&
-          (options.workflowId === null || options.workflowId === run.workflowId)
-        )
-        .sort(byAge)
+      const chosen = Array.from(HashMap.values(state.runs)).filter((run) =>
+        (names === null || names.includes(run.name)) &&
+        (options.workflowId === null || options.workflowId === run.workflowId)
+      )
+      const open = chosen.filter((run) => isOpen(run) && (run.owner === null || dead.has(run.owner)))
+      const awake = chosen.filter((run) => wakesAt(run) <= options.at)
+      const claimed = [...open.sort(byAge), ...awake.sort(byWaking)]
         .slice(0, options.limit)
+        .sort(byAge)
         .map((run) => ({
           ...run,
           owner: options.worker,
@@ -500,7 +505,7 @@ const make = (namespace: string): StepStore.Encoded => {
     nextWake: (names) =>
       read((state) => {
         const times = Array.from(HashMap.values(state.runs)).flatMap((run) =>
-          run.status === "SUSPENDED" && run.wakeAt !== null && names.includes(run.name) ? [run.wakeAt] : []
+          Number.isFinite(wakesAt(run)) && names.includes(run.name) ? [wakesAt(run)] : []
         )
         return times.length === 0 ? null : times.reduce((least, time) => Math.min(least, time))
       }),

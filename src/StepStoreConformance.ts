@@ -10,6 +10,7 @@ import type * as Effect from "effect/Effect"
 import { changes } from "./internal/conformance/changes.js"
 import { claims } from "./internal/conformance/claims.js"
 import { commits } from "./internal/conformance/commits.js"
+import { mail } from "./internal/conformance/mail.js"
 import { reads } from "./internal/conformance/reads.js"
 import { workers } from "./internal/conformance/workers.js"
 import type { StepStore } from "./StepStore.js"
@@ -44,5 +45,11 @@ export interface Case {
  * @since 0.1.0
  * @category testing
  */
-export const cases: ReadonlyArray<Case> = Object.entries({ ...commits, ...claims, ...reads, ...workers, ...changes })
-  .map(([name, effect]) => ({ name, effect }))
+export const cases: ReadonlyArray<Case> = Object.entries({
+  ...commits,
+  ...claims,
+  ...reads,
+  ...workers,
+  ...changes,
+  ...mail
+}).map(([name, effect]) => ({ name, effect }))

@@ -330,10 +330,20 @@ const attempt = (workflowId: string, error: string) => ({
   error
 })
 
+const signal = (value: string | null): StepStore.Signal => ({ signalId: "go/1", name: "go", sentAt: 1, value })
+
+const wanted = [{ name: "go", token: null, limit: 1 }]
+
 const written = Effect.gen(function*() {
   const store = yield* StepStore.StepStore
-  yield* store.commit([newRun("run"), newRun("empty", { payload: null })])
+  yield* store.commit([newRun("run"), newRun("empty", { payload: null }), newRun("parent")])
+  yield* store.commit([update("run", { epoch: null, signals: [signal("\"go\"")] })])
+  yield* store.commit([update("empty", { epoch: null, signals: [signal(null)] })])
   yield* store.commit([
+    update("parent", {
+      next: { name: "work", fingerprint: "fingerprint", payload: "\"next\"", begunAt: 5 },
+      children: [{ workflowId: "~child", insert: newRun("~child", { payload: "\"child\"" }).insert! }]
+    }),
     update("run", {
       steps: [completed("run", 0), failing("run", 1)],
       attempts: [attempt("run", "\"broken\"".replace("broken", "bent"))],
@@ -348,10 +358,36 @@ const read = Effect.gen(function*() {
   const empty = yield* Effect.flatten(store.run("empty"))
   const steps = yield* store.history("run", 0, everything)
   const attempts = yield* store.attempts("run", 0)
-  return [run.payload, run.outcome, empty.payload, steps[0]!.output, steps[1]!.error, attempts[0]!.error]
+  const parent = yield* Effect.flatten(store.run("parent"))
+  const child = yield* Effect.flatten(store.run("~child"))
+  const mail = yield* Effect.flatten(store.mail("run", wanted))
+  const emptyMail = yield* Effect.flatten(store.mail("empty", wanted))
+  return [
+    run.payload,
+    run.outcome,
+    empty.payload,
+    steps[0]!.output,
+    steps[1]!.error,
+    attempts[0]!.error,
+    parent.payload,
+    child.payload,
+    mail.signals[0]!.value,
+    emptyMail.signals[0]!.value
+  ]
 })
 
-const texts = ["{\"a\":1}", "\"done\"", null, "{\"position\":0}", "\"no\"", "\"bent\""]
+const texts = [
+  "{\"a\":1}",
+  "\"done\"",
+  null,
+  "{\"position\":0}",
+  "\"no\"",
+  "\"bent\"",
+  "\"next\"",
+  "\"child\"",
+  "\"go\"",
+  null
+]
 
 describe("payload codecs", () => {
   it.effect("a codec sees every payload on its way in and out", () =>
@@ -361,6 +397,13 @@ describe("payload codecs", () => {
       expect(answers).toEqual(texts)
       const rows = yield* sql`SELECT codec, output FROM steps WHERE step_key = 'run:0'`
       expect(rows).toEqual([{ codec: "reversed", output: "}0:\"noitisop\"{" }])
+      const payloads = yield* sql`SELECT payload_codec AS codec, payload FROM workflows WHERE workflow_id IN ('parent', '~child')`
+      expect(payloads).toEqual([
+        { codec: "reversed", payload: "\"txen\"" },
+        { codec: "reversed", payload: "\"dlihc\"" }
+      ])
+      const values = yield* sql`SELECT codec, value FROM signals ORDER BY workflow_id`
+      expect(values).toEqual([{ codec: null, value: null }, { codec: "reversed", value: "\"og\"" }])
     })))
 
   it.effect("a later codec reads what an earlier one wrote, and the identity says which one is missing", () =>
@@ -371,6 +414,7 @@ describe("payload codecs", () => {
       yield* sql`DELETE FROM workflows`
       yield* sql`DELETE FROM steps`
       yield* sql`DELETE FROM attempts`
+      yield* sql`DELETE FROM signals`
       yield* Effect.provide(written, withStore(reversed("reversed")))
       const error = yield* Effect.flip(Effect.provide(read, withStore(PayloadCodec.identity)))
       expect(error).toMatchObject({ _tag: "StoreCorrupt", workflowId: "run" })
@@ -384,6 +428,12 @@ describe("payload codecs", () => {
         const error = yield* Effect.flip(store.commit([newRun("run", { payload: "\"secret\"" })]))
         expect(error).toMatchObject({ _tag: "StoreCorrupt", workflowId: "run" })
         expect(yield* store.runs(everything)).toEqual([])
+        yield* store.commit([newRun("run")])
+        const refused = yield* Effect.flip(
+          store.commit([update("run", { epoch: null, signals: [signal("\"secret\"")] })])
+        )
+        expect(refused).toMatchObject({ _tag: "StoreCorrupt", workflowId: "run" })
+        expect((yield* Effect.flatten(store.mail("run", wanted))).signals).toEqual([])
       }).pipe(Effect.provide(withStore(reversed("reversed"))))
     ))
 
@@ -400,7 +450,7 @@ describe("payload codecs", () => {
 
 describe("damage", () => {
   const damages: ReadonlyArray<
-    readonly [name: string, statement: string, read: "run" | "history" | "attempts" | "steps" | "runs"]
+    readonly [name: string, statement: string, read: "run" | "history" | "attempts" | "steps" | "runs" | "mail"]
   > = [
     ["a payload", "UPDATE workflows SET payload = '{}' WHERE workflow_id = 'run'", "run"],
     ["an outcome", "UPDATE workflows SET outcome = '{}' WHERE workflow_id = 'run'", "run"],
@@ -412,6 +462,8 @@ describe("damage", () => {
     ["a position", "UPDATE steps SET position = 7 WHERE step_key = 'run:0'", "history"],
     ["the status of a step", "UPDATE steps SET status = 'FAILED' WHERE step_key = 'run:0'", "history"],
     ["an attempt", "UPDATE attempts SET error = '1'", "attempts"],
+    ["a signal", "UPDATE signals SET value = '1' WHERE workflow_id = 'run'", "mail"],
+    ["the name of a signal", "UPDATE signals SET name = 'stop' WHERE workflow_id = 'run'", "mail"],
     [
       "a status that there is not",
       "PRAGMA ignore_check_constraints = 1; UPDATE steps SET status = 'MAYBE' WHERE step_key = 'run:0'",
@@ -438,7 +490,8 @@ describe("damage", () => {
             history: store.history("run", 0, everything),
             attempts: store.attempts("run", 0),
             steps: store.steps("run", 0, everything),
-            runs: store.runs(everything)
+            runs: store.runs(everything),
+            mail: store.mail("run", [...wanted, { name: "stop", token: null, limit: 1 }])
           }
           expect(yield* Effect.flip(reads[what])).toMatchObject({ _tag: "StoreCorrupt", workflowId: "run" })
           expect(yield* Effect.flatten(store.run("empty"))).toMatchObject({ workflowId: "empty" })

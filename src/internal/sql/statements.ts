@@ -398,7 +398,7 @@ const claimable = (workflows: string, dialect: Dialect) => {
   return `SELECT workflow_id FROM (SELECT workflow_id FROM ${workflows} WHERE namespace = ? AND ${isOpen} ` +
     `AND ${dialect.isAmong(ownerOrNobody)} ${chosen} ORDER BY created_at, workflow_id LIMIT ?) ` +
     `UNION ALL SELECT workflow_id FROM (SELECT workflow_id FROM ${workflows} WHERE namespace = ? AND ${sleeps} ` +
-    `AND wake_at <= ? ${chosen} ORDER BY wake_at LIMIT ?) LIMIT ?`
+    `AND wake_at <= ? ${chosen} ORDER BY wake_at, created_at, workflow_id LIMIT ?) LIMIT ?`
 }
 
 /** A run in one of these statuses is claimable from now on. */
@@ -448,7 +448,8 @@ export const migrations = (dialect: Dialect, prefix: string): ReadonlyArray<Read
     ) ${dialect.heap}`,
     `CREATE INDEX ${prefix}workflows_open ON ${prefix}workflows (namespace, ${ownerOrNobody}, created_at, workflow_id)
       WHERE ${isOpen}`,
-    `CREATE INDEX ${prefix}workflows_asleep ON ${prefix}workflows (namespace, wake_at) WHERE ${sleeps}`,
+    `CREATE INDEX ${prefix}workflows_asleep ON ${prefix}workflows (namespace, wake_at, created_at, workflow_id)
+      WHERE ${sleeps}`,
     `CREATE TABLE ${prefix}steps (
       namespace TEXT NOT NULL,
       workflow_id TEXT NOT NULL,
