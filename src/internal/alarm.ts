@@ -28,6 +28,7 @@ export const callAt = (after: After, now: () => number, at: number, callback: ()
 export class Alarm {
   private at = Number.POSITIVE_INFINITY
   private cancel = () => {}
+  private stopped = false
 
   private readonly after: After
   private readonly now: () => number
@@ -41,7 +42,7 @@ export class Alarm {
 
   /** Rings at this time too, in epoch milliseconds, or at once if it is past. */
   setAt(at: number): void {
-    if (at < this.at) {
+    if (!this.stopped && at < this.at) {
       this.cancel()
       this.at = at
       this.cancel = callAt(this.after, this.now, at, () => {
@@ -51,7 +52,9 @@ export class Alarm {
     }
   }
 
+  /** It rings no more, whatever it is set to. */
   stop(): void {
+    this.stopped = true
     this.cancel()
   }
 }
