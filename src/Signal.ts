@@ -232,7 +232,8 @@ export const send = <A, I, R>(
     problem === null
       ? Effect.flatMap(
         idempotencyKey === undefined ? freshId : Effect.succeed(idempotencyKey),
-        (key) => Effect.asVoid(deliver(specOf(signal), workflowId, value, `${signal.name}/${key}`))
+        // The slash ends the name, whatever stands in it.
+        (key) => Effect.asVoid(deliver(specOf(signal), workflowId, value, `${encodeURIComponent(signal.name)}/${key}`))
       )
       : new SignalInvalid({ signal: signal.name, problem: `its idempotency key cannot be used: ${problem}` })
   )

@@ -1,8 +1,8 @@
 import { SqlClient, type SqlError } from "@effect/sql"
 import { SqliteClient } from "@effect/sql-sqlite-node"
 import { describe, expect, it } from "@effect/vitest"
-import { Cause, Context, Effect, Exit, Fiber, Layer, Option, Schema } from "effect"
-import { PayloadCodec, SqliteStepStore, Step, StepStore, Workflow } from "perdure"
+import { Cause, Context, Effect, Exit, Fiber, Layer, Option, Schema, TestClock } from "effect"
+import { PayloadCodec, Signal, SqliteStepStore, Step, StepStore, Workflow } from "perdure"
 import { withoutTransaction } from "../src/internal/transaction.js"
 import { eventually, failure, inEngine, rowOf, statusOf, turns } from "./support/harness.js"
 import { temporaryFile } from "./support/stores.js"
@@ -143,7 +143,7 @@ describe("start inside a transaction of the application", () => {
     Effect.gen(function*() {
       const text = diesOf(yield* Effect.exit(inTransaction(Job.execute({ n: 1 }))))
       expect(text).toContain("await was called inside a transaction of the SqlClient")
-      expect(text).toContain("Call start inside the transaction, and await and the others after it")
+      expect(text).toContain("Call start and Signal.send inside the transaction, and the others after it")
       expect(yield* runIds).toEqual([])
     }).pipe(running))
 
@@ -200,4 +200,86 @@ describe("start inside a transaction of the application", () => {
         expect(yield* sql`PRAGMA busy_timeout`).toEqual([{ timeout: 5_000 }])
       }).pipe(running, Effect.provide(mine))
     }))
+})
+
+const Go = Signal.make("go", Schema.String)
+
+const send = (workflowId: string, value: string, idempotencyKey?: string) =>
+  Signal.send(Go, { workflowId, value, ...(idempotencyKey === undefined ? {} : { idempotencyKey }) })
+
+describe("Signal.send inside a transaction of the application", () => {
+  const Waiting = Workflow.make({ name: "waiting", payload: {}, success: Schema.String })
+  const WaitingLive = Waiting.toLayer(() => Signal.next(Go))
+  const waiting = inEngine({ workflows: [WaitingLive], slowPoll: "1000 days" })
+  const begin = Waiting.start(undefined, { workflowId: "wf" })
+  const end = Waiting.await("wf")
+
+  const parked = Effect.gen(function*() {
+    yield* turns(20)
+    yield* TestClock.adjust("1 second")
+    yield* eventually(statusOf("wf"), (status) => status === "SUSPENDED")
+  })
+
+  test("is part of it, and wakes the run once it has committed, without a poll", () =>
+    Effect.gen(function*() {
+      yield* orders
+      yield* Effect.zipRight(begin, parked)
+      yield* inTransaction(Effect.gen(function*() {
+        yield* order(1)
+        yield* send("wf", "a")
+        yield* turns(20)
+        const sql = yield* SqlClient.SqlClient
+        expect(yield* sql`SELECT owner, inbox FROM workflows`).toEqual([{ owner: null, inbox: 1 }])
+      }))
+      expect(yield* end).toBe("a")
+      expect(yield* ordered).toEqual([1])
+    }).pipe(waiting))
+
+  test("vanishes with it", () =>
+    Effect.gen(function*() {
+      yield* Effect.zipRight(begin, parked)
+      const exit = yield* Effect.exit(inTransaction(Effect.zipRight(send("wf", "a"), Effect.fail("no"))))
+      expect(exit).toEqual(Exit.fail("no"))
+      yield* turns(20)
+      expect(yield* rowOf("wf")).toMatchObject({ status: "SUSPENDED", inbox: 0 })
+      yield* send("wf", "b")
+      expect(yield* end).toBe("b")
+    }).pipe(waiting))
+
+  test("reaches a run that was started in the same transaction", () =>
+    Effect.gen(function*() {
+      yield* inTransaction(Effect.zipRight(begin, send("wf", "a")))
+      expect(yield* end).toBe("a")
+    }).pipe(waiting))
+
+  test("answers as ever: the same key, nobody, and a run that has ended", () =>
+    Effect.gen(function*() {
+      yield* begin
+      yield* inTransaction(Effect.zipRight(send("wf", "a", "key"), send("wf", "b", "key")))
+      expect(yield* end).toBe("a")
+      yield* inTransaction(Effect.gen(function*() {
+        yield* send("wf", "c", "key")
+        expect(yield* failure(send("wf", "d"))).toMatchObject({ _tag: "SignalNotWanted", reason: "ended" })
+        expect(yield* failure(send("nobody", "d"))).toMatchObject({ _tag: "WorkflowNotFound" })
+      }))
+      expect((yield* rowOf("wf")).inbox).toBe(1)
+    }).pipe(waiting))
+
+  test("from a Step.transaction it is sent with the record of the step", () =>
+    Effect.gen(function*() {
+      const Sender = Workflow.make({ name: "sender", payload: {} })
+      const SenderLive = Sender.toLayer(() => Step.transaction(Effect.orDie(send("wf", "exactly once")), "send"))
+      yield* Effect.gen(function*() {
+        yield* begin
+        yield* Sender.execute(undefined, { workflowId: "sender" })
+        expect(yield* end).toBe("exactly once")
+      }).pipe(inEngine({ workflows: [WaitingLive, SenderLive] }))
+    }))
+
+  test("Signal.answer dies of what it would wait for", () =>
+    Effect.gen(function*() {
+      const text = diesOf(yield* Effect.exit(inTransaction(Signal.answer(Go, { token: "x", value: "a" }))))
+      expect(text).toContain("Signal.answer was called inside a transaction of the SqlClient")
+      expect(text).toContain("Call start and Signal.send inside the transaction, and the others after it")
+    }).pipe(waiting))
 })

@@ -185,7 +185,7 @@ export class ActiveRun {
     })
     this.unwinding = new Unwinding(this.sequencer)
     this.cancelling = identity.cancelled ? "cancelled" : null
-    this.mailbox = new Mailbox(identity.inbox, (wanted) => household.readMail(this, wanted))
+    this.mailbox = new Mailbox(identity.inbox, (wanted) => household.readMail(this, wanted), () => this.rests())
     this.children = new AwaitedChildren(
       identity.inbox,
       household.awaited,
@@ -497,9 +497,12 @@ export class ActiveRun {
     this.restful.delete(address)
   }
 
-  /** When the run goes on by itself; `null` if it does not; none if something of it is under way. */
+  /** When the run goes on by itself; `null` if it does not; none if something of it is under way, or it waits for something else. */
   private get wakeAt(): Option.Option<number | null> {
-    if (!this.identity.parks || this.left || this.sequencer.waiting !== this.restful.size) {
+    const { restful, sequencer } = this
+    if (
+      !this.identity.parks || this.left || this.mailbox.busy || restful.size === 0 || sequencer.waiting !== restful.size
+    ) {
       return Option.none()
     }
     let wakeAt = this.cancelRecorded ? null : this.identity.deadlineAt

@@ -360,7 +360,7 @@ export const make = (settings: Settings): Effect.Effect<Engine["Type"], StoreErr
         onTrue: () =>
           Effect.dieMessage(
             `${called} was called inside a transaction of the SqlClient through which ${store.target} is reached ` +
-              "(layerClient): each would wait for the other. Call start inside the transaction, and await and the others after it"
+              "(layerClient): each would wait for the other. Call start and Signal.send inside the transaction, and the others after it"
           ),
         onFalse: () => self
       })
@@ -420,7 +420,7 @@ export const make = (settings: Settings): Effect.Effect<Engine["Type"], StoreErr
       resume: (workflowId, name) => apart("resume", resume(workflowId, name)),
       cancel: (workflowId, name) => apart("cancel", cancel(workflowId, name)),
       send: sendSignal,
-      token: (token) => store.token(token),
+      token: (token) => apart("Signal.answer", store.token(token)),
       script: (request) => apart("Workflow.run", script(request)),
       maxValueBytes: settings.limits.value
     }

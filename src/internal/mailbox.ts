@@ -26,13 +26,23 @@ export class Mailbox {
   private known: Array<string> = []
   private looking = false
   private again = false
+  /** How many signals are on their way back. */
+  private givingBack = 0
 
   /** Reads the inbox, and hands it to {@link received}. */
   private readonly read: (wanted: ReadonlyArray<Wanted>) => void
+  /** Nothing is under way any more. */
+  private readonly onQuiet: () => void
 
-  constructor(seen: number, read: (wanted: ReadonlyArray<Wanted>) => void) {
+  constructor(seen: number, read: (wanted: ReadonlyArray<Wanted>) => void, onQuiet: () => void) {
     this.seen = seen
     this.read = read
+    this.onQuiet = onQuiet
+  }
+
+  /** What there is for those who wait is not known yet: the version of the inbox does not tell. */
+  get busy(): boolean {
+    return this.looking || this.givingBack > 0
   }
 
   /**
@@ -51,11 +61,20 @@ export class Mailbox {
     this.durable.push(signalId)
   }
 
+  /** An operation gives back what it was given. */
+  returning(): void {
+    this.givingBack++
+  }
+
   /** What an operation was given has been given back: it waits at its old place. */
   returned(stepKey: string): void {
+    this.givingBack--
     for (const [signalId, taker] of this.given) {
       if (taker === stepKey) {
         this.given.delete(signalId)
+        // The store knew of that taking, and knows nothing yet of one to come.
+        this.durable = this.durable.filter((other) => other !== signalId)
+        this.known = this.known.filter((other) => other !== signalId)
       }
     }
     this.look()
@@ -91,6 +110,9 @@ export class Mailbox {
     }
     if (this.again) {
       this.look()
+    }
+    if (!this.busy) {
+      this.onQuiet()
     }
   }
 

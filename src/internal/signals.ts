@@ -78,6 +78,7 @@ export const nextSignal = (
       return (ended) => {
         stop()
         run.stir(address)
+        // Its record, which nobody waits for any more, is on its way or written, and stays.
         if (!given) {
           run.jot({
             ...row("FAILED", null),
@@ -89,6 +90,7 @@ export const nextSignal = (
     },
     voided: (record, { run }) => {
       const { stepKey } = record
+      run.mailbox.returning()
       run.household.fork(Effect.zipRight(
         run.writeThrough({ gives: [stepKey] }),
         Effect.sync(() => run.mailbox.returned(stepKey))

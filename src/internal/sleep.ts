@@ -53,16 +53,17 @@ const begin = (due: number, { address, askedAfter, branch, sequence }: Begun) =>
   })
   run.jot(row("IN_PROGRESS"))
   run.rest(address, due)
-  let recorded = false
+  let over = false
   const cancel = run.at(due, () => {
-    recorded = true
+    over = true
     run.stir(address)
     run.household.fork(run.record(row("COMPLETED")))
   })
   return (ended: () => void) => {
     cancel()
     run.stir(address)
-    if (!recorded) {
+    // Its record, which nobody waits for any more, is on its way or written, and stays.
+    if (!over) {
       run.jot({ ...row("FAILED"), error: JSON.stringify({ detail: "cut: the body stopped waiting for this sleep" }) })
     }
     ended()
