@@ -324,11 +324,12 @@ const deliver = (
   }
   const signals = signalsOf(before, workflowId)
   const kept = Option.getOrNull(HashMap.get(signals, signal.signalId))
-  if (kept !== null && (kept.sentAt !== null || kept.name !== signal.name)) {
-    return [before, { _tag: "Known" }]
-  }
+  const isSent = kept !== null && kept.sentAt !== null
   if (hasEnded(run)) {
-    return [before, { _tag: "Ended" }]
+    return [before, { _tag: isSent ? "Known" : "Ended" }]
+  }
+  if (isSent || (kept !== null && kept.name !== signal.name)) {
+    return [before, { _tag: "Known" }]
   }
   const sent = HashMap.set(signals, signal.signalId, { ...signal, number: run.inbox + 1, takenBy: null })
   return [

@@ -397,7 +397,8 @@ describe("payload codecs", () => {
       expect(answers).toEqual(texts)
       const rows = yield* sql`SELECT codec, output FROM steps WHERE step_key = 'run:0'`
       expect(rows).toEqual([{ codec: "reversed", output: "}0:\"noitisop\"{" }])
-      const payloads = yield* sql`SELECT payload_codec AS codec, payload FROM workflows WHERE workflow_id IN ('parent', '~child')`
+      const payloads =
+        yield* sql`SELECT payload_codec AS codec, payload FROM workflows WHERE workflow_id IN ('parent', '~child')`
       expect(payloads).toEqual([
         { codec: "reversed", payload: "\"txen\"" },
         { codec: "reversed", payload: "\"dlihc\"" }

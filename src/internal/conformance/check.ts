@@ -39,7 +39,7 @@ export const holds = (what: string, condition: boolean): Effect.Effect<void, Con
 export const accepted: CommitAnswer = { _tag: "Accepted" }
 export const fenced: CommitAnswer = { _tag: "Fenced" }
 
-export const rejects = <A>(what: string, effect: Effect.Effect<A, StoreError>) =>
+export const rejects = <A, R>(what: string, effect: Effect.Effect<A, StoreError, R>) =>
   Effect.flatMap(
     Effect.either(effect),
     (result) =>

@@ -4,6 +4,7 @@ import * as Either from "effect/Either"
 import * as Option from "effect/Option"
 import type { CommitAnswer, RunPatch, RunUpdate, Signal, Wanted } from "../../StepStore.js"
 import { StepStore } from "../../StepStore.js"
+import { listen } from "./changes.js"
 import {
   accepted,
   at,
@@ -22,7 +23,6 @@ import {
   step,
   update
 } from "./check.js"
-import { listen } from "./changes.js"
 
 const known: CommitAnswer = { _tag: "Known" }
 const ended: CommitAnswer = { _tag: "Ended" }
@@ -180,7 +180,8 @@ export const mail: Cases = {
     yield* create(id)
     yield* change(id, { signals: [reserved(`~${id}`)] })
     yield* change(id, { patch: over })
-    yield* equal("the answer", yield* send(id, signal(`~${id}`)), [ended])
+    const answers = yield* send(id, signal(`~${id}`), signal(`~${id}`, { name: "stop" }))
+    yield* equal("the answers", answers, [ended, ended])
   }),
 
   // -- the inbox
@@ -361,7 +362,11 @@ export const mail: Cases = {
       }
       yield* create(`${name}/open`, { name, createdAt: 9, owner: null, status: "PENDING" })
       const taken = yield* store.claim(claimOf(name, { limit: 3 }))
-      yield* equal("the runs", taken.map((claimed) => claimed.workflowId), ["b", "c", "open"].map((id) => `${name}/${id}`))
+      yield* equal(
+        "the runs",
+        taken.map((claimed) => claimed.workflowId),
+        ["b", "c", "open"].map((id) => `${name}/${id}`)
+      )
     }
   ),
 

@@ -85,7 +85,7 @@ export const make = (options: {
     for (const update of updates) {
       const { generation, insert, patch, workflowId } = update
       if (insert !== null) {
-        inserts.push({ workflowId, generation, row: { ...insert, epoch: update.epoch ?? 0 } })
+        inserts.push({ workflowId, generation, row: { ...insert, epoch: update.epoch as number } })
       }
       for (const child of update.children) {
         children.push({ workflowId: child.workflowId, generation: 0, row: { ...child.insert, epoch: 0 } })
