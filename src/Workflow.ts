@@ -327,7 +327,7 @@ export const make = <
     outsideBody(
       `Workflow ${JSON.stringify(name)} start`,
       Effect.flatMap(prepare(input, startOptions), ({ engine, request }) => engine.start(request)),
-        insteadOfStarting("Child.start")
+      insteadOfStarting("Child.start")
     )
 
   const execute = (input: unknown, startOptions?: StartOptions) =>
