@@ -1,7 +1,7 @@
 /** Ending early: cancellation, deadlines, and the next generation. */
 import { describe, expect } from "@effect/vitest"
 import { DateTime, Duration, Effect, Fiber, Option, Schema, type Scope, TestClock } from "effect"
-import { Branch, Errors, Signal, Step, StepStore, Workflow } from "perdure"
+import { Branch, Child, Errors, Signal, Step, StepStore, Workflow } from "perdure"
 import { failCommits, withFaults } from "./support/faults.js"
 import {
   eventually,
@@ -376,4 +376,94 @@ describe.each(stores)("continueAsNew (%s)", (_, store) => {
       )
       expect(reason.detail).toContain("The payload for workflow \"counter\" cannot be used")
     }))
+})
+
+const Inner = Workflow.make({ name: "inner", payload: { id: Schema.String }, success: Schema.String })
+const Outer = Workflow.make({ name: "outer", payload: {}, success: Schema.String })
+
+describe.each(stores)("Cancellation of children (%s)", (_, store) => {
+  const test = testOn(store)
+
+  const innerOf = (add: (entry: string) => Effect.Effect<void>) =>
+    Inner.toLayer(({ id }) =>
+      stepOf(`begin ${id}`, add).pipe(
+        Workflow.withCompensation(() => add(`undo ${id}`)),
+        Effect.zipRight(
+          id === "grandchild" ? Effect.sleep("1 day") : Effect.orDie(Child.execute(Inner, { id: "grandchild" }))
+        ),
+        Effect.as(id)
+      )
+    )
+
+  const starting = Outer.toLayer(() =>
+    Effect.zipRight(Child.start(Inner, { id: "started" }), Effect.as(Effect.sleep("1 day"), "done"))
+  )
+
+  test("goes down to children that are waited for, to those that were started, and to theirs", () =>
+    Effect.gen(function*() {
+      const { add, entries } = ledger()
+      const live = Outer.toLayer(() =>
+        Effect.gen(function*() {
+          const started = yield* Child.start(Inner, { id: "started" })
+          yield* Child.execute(Inner, { id: "executed" })
+          return yield* Child.await(started)
+        }).pipe(Effect.catchTag("ChildCancelled", () => Effect.succeed("survived")))
+      )
+      yield* Effect.gen(function*() {
+        yield* Outer.start(undefined, { workflowId: "wf" })
+        const ids = ["~wf:0", "~wf:1", "~~wf:0:1", "~~wf:1:1"]
+        const inner = ids.slice(2)
+        yield* eventually(
+          Effect.forEach(inner, recorded).pipe(Effect.orElseSucceed(() => [])),
+          (all) => all.length === 2 && all.every((rows) => rows.length === 1)
+        )
+        yield* Outer.cancel("wf")
+        expect(yield* failure(Outer.await("wf"))).toEqual(cancelled("cancelled"))
+        for (const id of ids) {
+          expect(yield* failure(Inner.await(id))).toMatchObject({ _tag: "RunCancelled", workflowId: id })
+        }
+        expect(entries.filter((entry) => entry.startsWith("undo")).sort()).toEqual([
+          "undo executed",
+          "undo grandchild",
+          "undo grandchild",
+          "undo started"
+        ])
+      }).pipe(inEngine({ ...quiet, workflows: [live, innerOf(add)] }))
+    }))
+
+  test("of a child by somebody else is a typed error of its parent", () =>
+    Effect.gen(function*() {
+      const { add } = ledger()
+      const live = Outer.toLayer(() =>
+        Child.execute(Inner, { id: "executed" }).pipe(
+          Effect.catchTag(
+            "ChildCancelled",
+            ({ reason, workflow, workflowId }) => Effect.succeed(`${workflow} ${workflowId} ${reason}`)
+          )
+        )
+      )
+      yield* Effect.gen(function*() {
+        yield* Outer.start(undefined, { workflowId: "wf" })
+        yield* eventually(recorded("~wf:0").pipe(Effect.orElseSucceed(() => [])), (rows) => rows.length === 1)
+        yield* Inner.cancel("~wf:0")
+        expect(yield* Outer.await("wf")).toBe("inner ~wf:0 cancelled")
+      }).pipe(inEngine({ ...quiet, workflows: [live, innerOf(add)] }))
+    }))
+
+  test("waits until the store can be read, where it has to be looked which children were started", () =>
+    withFaults((faults) =>
+      Effect.gen(function*() {
+        yield* Outer.start(undefined, { workflowId: "wf" })
+        yield* eventually(recorded("~~wf:0:1").pipe(Effect.orElseSucceed(() => [])), (rows) => rows.length === 1)
+        let failures = 0
+        faults.history = (_, call) =>
+          failures++ === 0 ? Effect.fail(new Errors.StoreBusy({ target: "store", detail: "busy" })) : call
+        yield* Outer.cancel("wf")
+        const waiting = yield* Effect.fork(failure(Outer.await("wf")))
+        yield* eventually(Effect.zipRight(TestClock.adjust("1 second"), Fiber.poll(waiting)), Option.isSome)
+        expect(yield* Fiber.join(waiting)).toEqual(cancelled("cancelled"))
+        expect(failures).toBeGreaterThan(1)
+        expect(yield* failure(Inner.await("~wf:0"))).toMatchObject({ _tag: "RunCancelled" })
+      }).pipe(inEngine({ ...quiet, workflows: [starting, innerOf(() => Effect.void)] }))
+    ))
 })
