@@ -1,8 +1,8 @@
 /** What comes to a body that has just stopped waiting for it: because its wait was cut, or because the run leaves memory. */
 import { describe, expect } from "@effect/vitest"
-import { Effect, Fiber, Option, Schema, TestClock } from "effect"
+import { Effect, Fiber, Schema, TestClock } from "effect"
 import { Branch, Signal, StepStore, Workflow } from "perdure"
-import { eventually, gate, historyOf, inEngine, rowOf, stepOf, stepsOf, testOn, turns } from "./support/harness.js"
+import { gate, historyOf, inEngine, stepOf, stepsOf, testOn, turns } from "./support/harness.js"
 import { stores } from "./support/stores.js"
 
 const A = Signal.make("a", Schema.String)
@@ -58,43 +58,6 @@ for (const [store, layer] of stores) {
           })
         )
         expect((yield* historyOf("wf")).map((row) => row.stepKey).sort()).toEqual(["wf:0.0", "wf:1.0", "wf:2"])
-      }))
-
-    test("is not taken for seen: a signal that is read while the run leaves memory wakes it", () =>
-      Effect.gen(function*() {
-        const store = yield* StepStore.StepStore
-        const read = gate()
-        const Waiter = Workflow.make({ name: "waiter", payload: {}, success: Schema.String })
-        let lives = 0
-        const live = Waiter.toLayer(() =>
-          Effect.gen(function*() {
-            const first = ++lives === 1
-            // The answer of the store comes when the run has begun to leave, and before it sleeps.
-            yield* Effect.addFinalizer(() => first ? Effect.zipRight(read.open, turns(20)) : Effect.void)
-            return yield* Signal.next(A)
-          }).pipe(Effect.scoped)
-        )
-        yield* Effect.gen(function*() {
-          const fiber = yield* Effect.fork(Waiter.execute(undefined, { workflowId: "wf" }))
-          yield* eventually(Effect.sync(() => lives), (lives) => lives === 1)
-          yield* turns(20)
-          yield* Signal.send(A, { workflowId: "wf", value: "a" })
-          yield* read.begun
-          yield* TestClock.adjust("1 second")
-          expect(yield* Fiber.join(fiber)).toBe("a")
-          expect(lives).toBe(2)
-          expect((yield* rowOf("wf")).epoch).toBe(1)
-        }).pipe(
-          inEngine({ slowPoll: "1000 days", workflows: [live] }),
-          Effect.provideService(StepStore.StepStore, {
-            ...store,
-            mail: (workflowId, wanted) =>
-              Effect.tap(
-                store.mail(workflowId, wanted),
-                (mail) => lives === 1 && Option.exists(mail, ({ inbox }) => inbox === 1) ? read.pass : Effect.void
-              )
-          })
-        )
       }))
   })
 }

@@ -73,6 +73,14 @@ export const make = (options: {
     invariant(new Set(ids).size === batch.length, "a run stands in a batch once")
     const found = yield* session.all<RunBefore>(statements.runsBefore, [namespace, JSON.stringify(ids)])
     const before = new Map(found.map((run) => [run.workflowId, run]))
+    const there = batch.filter((update) => update.insert !== null && before.has(update.workflowId))
+    const runs = there.length === 0
+      ? []
+      : yield* session.all<StepStore.RunRowEncoded>(
+        statements.runsAmong,
+        [namespace, JSON.stringify(there.map((update) => update.workflowId))]
+      )
+    const existing = new Map(runs.map((run) => [run.workflowId, run]))
     const answers = yield* Effect.forEach(batch, (update) => answerOf(session, update, before.get(update.workflowId)))
     const updates = batch.filter((_, i) => answers[i] === accepted)
 
@@ -116,14 +124,6 @@ export const make = (options: {
     }
     yield* tell(session, updates.flatMap((update) => update.tells))
 
-    const there = batch.filter((update) => update.insert !== null && before.has(update.workflowId))
-    const runs = there.length === 0
-      ? []
-      : yield* session.all<StepStore.RunRowEncoded>(
-        statements.runsAmong,
-        [namespace, JSON.stringify(there.map((update) => update.workflowId))]
-      )
-    const existing = new Map(runs.map((run) => [run.workflowId, run]))
     return batch.map((update, i): Answer => {
       const run = existing.get(update.workflowId)
       return run === undefined ? answers[i]! : { _tag: "Exists", run }
