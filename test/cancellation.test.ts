@@ -297,6 +297,25 @@ describe.each(stores)("continueAsNew (%s)", (_, store) => {
       expect(new Set(entries)).toEqual(new Set(["a1", "b1", "a2", "b2"]))
     }))
 
+  test("leaves what was cut in one generation out of the rows of the next", () =>
+    Effect.gen(function*() {
+      const live = Counter.toLayer(({ n }) =>
+        Branch.race(stepOf(`step ${n}`), Effect.as(Effect.sleep("1 day"), "late")).pipe(
+          Effect.zipRight(n === 3 ? Effect.succeed(n) : Counter.continueAsNew({ n: n + 1 }))
+        )
+      )
+      yield* Effect.gen(function*() {
+        expect(yield* Counter.execute({ n: 1 }, { workflowId: "wf" })).toBe(3)
+        yield* TestClock.adjust("1 second")
+        const store = yield* StepStore.StepStore
+        for (const generation of [0, 1, 2]) {
+          const mark = generation === 0 ? "wf:" : `wf:${generation}#`
+          const rows = yield* store.steps("wf", generation, { after: null, limit: 10 })
+          expect(rows.map((row) => row.stepKey).filter((key) => key !== `${mark}1.0`)).toEqual([`${mark}0.0`])
+        }
+      }).pipe(inEngine({ ...quiet, workflows: [live] }))
+    }))
+
   test("does not compensate, and a body that dies while it ends is stopped", () =>
     Effect.gen(function*() {
       const { add, entries } = ledger()

@@ -108,9 +108,13 @@ const isContested = (update: RunUpdate): boolean =>
   update.epoch === null || update.inbox !== null || update.insert !== null || update.next !== null ||
   update.reopen.length > 0
 
+/** An update names one generation and one epoch, and its rows are those of no other. */
+const ofOneLife = (first: RunUpdate, second: RunUpdate): boolean =>
+  first.epoch === second.epoch && first.generation === second.generation
+
 /** What may be in vain stands alone, so that its answer is not that of another update. */
 const canMerge = (first: RunUpdate, second: RunUpdate): boolean =>
-  first.epoch === second.epoch && !isContested(first) && !isContested(second)
+  ofOneLife(first, second) && !isContested(first) && !isContested(second)
 
 const merge = (first: RunUpdate, second: RunUpdate): RunUpdate => ({
   ...first,
@@ -299,8 +303,8 @@ export class Journal {
     this.jots.delete(update.workflowId)
     let merged = update
     for (const jot of rows.values()) {
-      // A row of an earlier life of the run is not written under the epoch of the present one.
-      if (jot.update.epoch === update.epoch) {
+      // A row of an earlier life or generation of the run is not written under the name of the present one.
+      if (ofOneLife(jot.update, update)) {
         merged = merge(jot.update, merged)
       }
     }

@@ -341,12 +341,15 @@ const lived = (trials: Trials, shares: boolean, plan: Plan, real: Store, time: T
         let waiting = yield* begin()
         let end: End | null = null
         let idle = 0
+        let seen = 0
         let polls = 0
         const until = crash?.at === "moment" ? tick + crash.tick : Number.POSITIVE_INFINITY
         while (end === null && !lifeline.gone) {
           yield* turns(1)
           tick++
-          idle = world.busy === 0 ? idle + 1 : 0
+          const activity = lifeline.calls + world.trace.length
+          idle = world.busy === 0 && activity === seen ? idle + 1 : 0
+          seen = activity
           if (tick >= until) {
             lifeline.gone = crash?.at === "moment" && crash.how === "gone"
             break
@@ -376,15 +379,17 @@ const lived = (trials: Trials, shares: boolean, plan: Plan, real: Store, time: T
             yield* Effect.provide(doErrand(next), context)
             idle = 0
           } else if (idle >= idleTurns) {
-            idle = 0
             const at = time.next
             if (at - time.unsafeCurrentTimeMillis() < never / 2) {
+              idle = 0
               time.hop(at)
             } else if (errands.size > 0) {
               // It waits for what is to come from outside.
+              idle = 0
               tick = Math.min(...Array.from(errands, (errand) => errand.due))
-            } else {
+            } else if (idle > 20 * idleTurns) {
               // Only what the store failed to say may have to be looked for.
+              idle = 0
               polls++
               if (polls > (disturbance?.hiccups.length ?? 0) * 4) {
                 throw new Error("the run waits for ever")
