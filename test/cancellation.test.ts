@@ -316,6 +316,32 @@ describe.each(stores)("continueAsNew (%s)", (_, store) => {
       }).pipe(inEngine({ ...quiet, workflows: [live] }))
     }))
 
+  test("goes on in the next generation if only the answer to its beginning was lost", () =>
+    withFaults((faults) =>
+      Effect.gen(function*() {
+        const { add, entries } = ledger()
+        const live = Counter.toLayer(({ n }) =>
+          stepOf(`step ${n}`, add).pipe(
+            Effect.zipRight(n === 2 ? Effect.succeed(n) : Counter.continueAsNew({ n: n + 1 }))
+          )
+        )
+        let lost = 0
+        faults.commit = (batch, call) =>
+          batch.some((update) => update.next !== null) && lost++ === 0
+            ? Effect.zipRight(call, Effect.fail(new Errors.StoreBusy({ target: "the store", detail: "no answer" })))
+            : call
+        yield* Effect.gen(function*() {
+          const waiting = yield* Effect.fork(Counter.execute({ n: 1 }, { workflowId: "wf" }))
+          yield* eventually(Effect.sync(() => lost), (times) => times === 1)
+          yield* turns(10)
+          yield* TestClock.adjust("1 second")
+          expect(yield* Fiber.join(waiting)).toBe(2)
+        }).pipe(inEngine({ ...quiet, workflows: [live] }))
+        expect(lost).toBe(2)
+        expect(entries).toEqual(["step 1", "step 2"])
+      })
+    ))
+
   test("does not compensate, and a body that dies while it ends is stopped", () =>
     Effect.gen(function*() {
       const { add, entries } = ledger()

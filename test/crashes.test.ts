@@ -238,7 +238,8 @@ const settled = ({ histories, life }: { readonly life: Life; readonly histories:
       output: kind === "step" || kind === "signal" || kind === "compensation" ? clean(output) : null,
       status,
       stepId,
-      stepKey
+      // Branches are undone in the order in which they were recorded, which is one of moments.
+      stepKey: kind === "compensation" ? `~ ${stepId}` : stepKey
     })).sort((a, b) => a.stepKey < b.stepKey ? -1 : 1)
   }
 }

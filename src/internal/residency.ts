@@ -344,14 +344,24 @@ export class Residency {
       next: { name, fingerprint, payload, begunAt },
       steps: [...run.children.doomed.values()]
     })
-    return this.written(run, update, (answer) => {
-      if (answer._tag !== "Accepted") {
-        return Effect.succeedNone
-      }
+    const goOn = Effect.suspend(() => {
       this.identity = { ...this.identity, generation: generation + 1, begunAt, inbox: run.mailbox.seen }
       this.told = true
       return this.once(true, program.next(payload))
     })
+    return Effect.matchEffect(this.patiently(this.household.journal.write(update)), {
+      onFailure: (error) =>
+        Effect.flatMap(this.hasEnded(generation), (ended) => ended ? goOn : this.stop(run, asReason(error), [], [])),
+      onSuccess: (answer) => answer._tag === "Accepted" ? goOn : Effect.succeedNone
+    })
+  }
+
+  /** The store refuses to end a generation twice, and a write that seemed to fail may have ended it. */
+  private hasEnded(generation: number): Effect.Effect<boolean> {
+    return this.patiently(this.store.run(this.identity.workflowId)).pipe(
+      Effect.map(Option.exists((row) => row.generation > generation)),
+      Effect.orElseSucceed(() => false)
+    )
   }
 
   /** Writes an update, however long that takes; what cannot be written stops the run. */

@@ -262,7 +262,8 @@ export const bodyOf = (
           case "dies":
             return ended === 1 ? Effect.dieMessage(`${label} dies`) : value
           case "hangs":
-            return Effect.never
+            // In an uninterruptible region nothing but this could be cut.
+            return Effect.interruptible(Effect.never)
           default:
             return value
         }
