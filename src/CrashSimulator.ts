@@ -88,4 +88,5 @@ export const layer = (options: Options): Layer.Layer<never> =>
  * @category testing
  */
 export const layerInterrupt = (options: Pick<Options, "after">): Layer.Layer<never> =>
-  atTheNth(options, (crash) => Effect.zipRight(Effect.sync(crash), never))
+  // Even in an uninterruptible region nothing is left to wait for.
+  atTheNth(options, (crash) => Effect.zipRight(Effect.sync(crash), Effect.interruptible(never)))

@@ -2,7 +2,7 @@
 import { describe, expect } from "@effect/vitest"
 import { DateTime, Duration, Effect, Fiber, Option, Schema, type Scope, TestClock } from "effect"
 import { Branch, Child, Errors, Signal, Step, StepStore, Workflow } from "perdure"
-import { failCommits, withFaults } from "./support/faults.js"
+import { failCommits, records, withFaults } from "./support/faults.js"
 import {
   eventually,
   failure,
@@ -315,6 +315,29 @@ describe.each(stores)("continueAsNew (%s)", (_, store) => {
         }
       }).pipe(inEngine({ ...quiet, workflows: [live] }))
     }))
+
+  test("lives on in its present generation after the store could not be used", () =>
+    withFaults((faults) =>
+      Effect.gen(function*() {
+        const { add, entries } = ledger()
+        const live = Counter.toLayer(({ n }) =>
+          stepOf(`step ${n}`, add).pipe(
+            Effect.zipRight(stepOf(`last ${n}`, add)),
+            Effect.zipRight(n === 2 ? Effect.succeed(n) : Counter.continueAsNew({ n: n + 1 }))
+          )
+        )
+        const error = new Errors.StoreBusy({ target: "the store", detail: "busy" })
+        const count = failCommits(faults, { error, times: 1, when: records("last 2") })
+        yield* Effect.gen(function*() {
+          const waiting = yield* Effect.fork(Counter.execute({ n: 1 }, { workflowId: "wf" }))
+          yield* eventually(Effect.sync(() => count.failed), (times) => times === 1)
+          yield* turns(10)
+          yield* TestClock.adjust("1 second")
+          expect(yield* Fiber.join(waiting)).toBe(2)
+        }).pipe(inEngine({ ...quiet, workflows: [live] }))
+        expect(entries).toEqual(["step 1", "last 1", "step 2", "last 2", "last 2"])
+      })
+    ))
 
   test("goes on in the next generation if only the answer to its beginning was lost", () =>
     withFaults((faults) =>

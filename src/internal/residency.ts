@@ -148,6 +148,8 @@ export class Residency {
   private readonly store: Store
   private readonly household: Household
   private run: ActiveRun
+  /** That of the present generation. */
+  private program: Program | null = null
   private givenUp = false
   /** Something has been sent to the run that its present life has to look into. */
   private told = false
@@ -171,10 +173,11 @@ export class Residency {
    */
   live(fresh: boolean, program: Program): Effect.Effect<void> {
     let first = fresh
+    this.program = program
     const lived = this.patiently(Effect.suspend(() => {
       const isFresh = first
       first = false
-      return this.once(isFresh, program)
+      return this.once(isFresh, this.program!)
     }))
     return Effect.raceFirst(lived, Deferred.await(this.abandoned)).pipe(
       Effect.orDie,
@@ -347,7 +350,8 @@ export class Residency {
     const goOn = Effect.suspend(() => {
       this.identity = { ...this.identity, generation: generation + 1, begunAt, inbox: run.mailbox.seen }
       this.told = true
-      return this.once(true, program.next(payload))
+      this.program = program.next(payload)
+      return this.once(true, this.program)
     })
     return Effect.matchEffect(this.patiently(this.household.journal.write(update)), {
       onFailure: (error) =>
