@@ -20,6 +20,7 @@ import { type After, callAt } from "./alarm.js"
 import type { Attempt } from "./attempts.js"
 import { cutOff } from "./attempts.js"
 import { type Awaited, AwaitedChildren } from "./awaited.js"
+import { Cancellation } from "./cancellation.js"
 import { describe } from "./describe.js"
 import { fullDigest } from "./digest.js"
 import type { FaultPointsShape } from "./faultPoints.js"
@@ -27,9 +28,10 @@ import type { Journal } from "./journal.js"
 import { emptyUpdate, isTransient } from "./journal.js"
 import type { Limits } from "./limits.js"
 import { Mailbox } from "./mailbox.js"
+import { Resting } from "./resting.js"
 import type { CancelReason } from "./run.js"
 import { nextTurn } from "./scheduler.js"
-import { addressOf, cancelKind, never, operationOf, Sequencer } from "./sequencer.js"
+import { addressOf, never, operationOf, Sequencer } from "./sequencer.js"
 import { Unwinding } from "./unwinding.js"
 import { wholeMillis } from "./wholeMillis.js"
 
@@ -139,6 +141,8 @@ export class ActiveRun {
   readonly sequencer: Sequencer
   readonly unwinding: Unwinding
   readonly mailbox: Mailbox
+  readonly cancellation: Cancellation
+  private readonly resting: Resting
   readonly children: AwaitedChildren
   readonly ending: Deferred.Deferred<Ending>
   /** The rows that answer no replay, by address: what is under way, and attempts before. */
@@ -174,9 +178,9 @@ export class ActiveRun {
           "A wait that no step contains",
           "the body has several branches, and one of them was woken by something that is not recorded (a promise, a socket, a timer), so no replay could repeat the order. Wrap that effect in Step.durable"
         )),
-      onRest: () => this.rests(),
-      onFrontier: () => this.recordCancellation(),
-      onCancel: (record) => this.interruptBody(record),
+      onRest: () => this.resting.look(),
+      onFrontier: () => this.cancellation.isNext(),
+      onCancel: (record) => this.cancellation.hand(record),
       isRecording: () => this.offered !== this.durable || this.committed.length > 0,
       onDeadlock: () =>
         this.stop(new Deadlocked({ workflowId: identity.workflowId, afterMillis: household.deadlockAfter })),
@@ -184,8 +188,9 @@ export class ActiveRun {
       deadlockAfter: household.deadlockAfter
     })
     this.unwinding = new Unwinding(this.sequencer)
-    this.cancelling = identity.cancelled ? "cancelled" : null
-    this.mailbox = new Mailbox(identity.inbox, (wanted) => household.readMail(this, wanted), () => this.rests())
+    this.cancellation = new Cancellation(this)
+    this.resting = new Resting(this)
+    this.mailbox = new Mailbox(identity.inbox, (wanted) => household.readMail(this, wanted), () => this.resting.look())
     this.children = new AwaitedChildren(
       identity.inbox,
       household.awaited,
@@ -482,58 +487,14 @@ export class ActiveRun {
 
   // -- resting
 
-  /** What the body waits for and nothing in this process is needed for, by address, with the time at which it is due. */
-  private readonly restful = new Map<string, number | null>()
-  private stopResting: (() => void) | null = null
-
   /** An operation waits for a time, or for something to be sent to the run, and does nothing meanwhile. */
   rest(address: string, due: number | null): void {
-    this.restful.set(address, due)
-    this.rests()
+    this.resting.add(address, due)
   }
 
   /** It waits no longer. */
   stir(address: string): void {
-    this.restful.delete(address)
-  }
-
-  /** When the run goes on by itself; `null` if it does not; none if something of it is under way, or it waits for something else. */
-  private get wakeAt(): Option.Option<number | null> {
-    const { restful, sequencer } = this
-    if (
-      !this.identity.parks || this.left || this.mailbox.busy || restful.size === 0 || sequencer.waiting !== restful.size
-    ) {
-      return Option.none()
-    }
-    let wakeAt = this.cancelRecorded ? null : this.identity.deadlineAt
-    for (const due of this.restful.values()) {
-      wakeAt = due === null ? wakeAt : Math.min(due, wakeAt ?? due)
-    }
-    return Option.some(wakeAt)
-  }
-
-  /** If the run rests for the whole grace, and for some time after it, it leaves memory. */
-  private rests() {
-    const { parkGrace } = this.household
-    const isLong = (wakeAt: number | null) => wakeAt === null || wakeAt > this.now() + parkGrace
-    if (this.stopResting !== null || !Option.exists(this.wakeAt, isLong)) {
-      return
-    }
-    const { stirred } = this.sequencer.scheduler
-    const leave = () => {
-      const wakeAt = Option.getOrUndefined(this.wakeAt)
-      if (wakeAt === undefined || this.sequencer.scheduler.stirred !== stirred) {
-        this.rests()
-      } else if (this.children.isBehind(this.mailbox.seen)) {
-        this.children.look(this.mailbox.seen, leave)
-      } else {
-        this.finish({ _tag: "Parked", wakeAt, inbox: this.mailbox.seen })
-      }
-    }
-    this.stopResting = this.household.after(parkGrace, () => {
-      this.stopResting = null
-      leave()
-    })
+    this.resting.remove(address)
   }
 
   // -- attempts under way
@@ -595,7 +556,7 @@ export class ActiveRun {
     for (const cancel of this.timers) {
       cancel()
     }
-    this.stopResting?.()
+    this.resting.close()
     this.children.close()
     Deferred.unsafeDone(this.ending, Effect.succeed(ending))
   }
@@ -643,7 +604,7 @@ export class ActiveRun {
   ): void {
     const { deadlineAt } = this.identity
     if (deadlineAt !== null) {
-      this.at(deadlineAt, () => this.cancel("deadline"))
+      this.at(deadlineAt, () => this.cancellation.ask("deadline"))
     }
     this.sequencer.start(() => {
       const body = fork()
@@ -667,72 +628,22 @@ export class ActiveRun {
 
   // -- ending early
 
-  /** What the body has been told: that it is cancelled. */
-  cancelled: CancelReason | null = null
-  /** Why it is to be cancelled, until that is on its way into the history. */
-  private cancelling: CancelReason | null
-  /** Its cancellation is in the history, or on its way there. */
-  private cancelRecorded = false
   /** The body has ended. */
-  private concluding = false
+  concluding = false
   /** The payload of the next generation, once the body has asked for it. */
   private nextPayload: { readonly payload: string | null } | null = null
 
-  /** Cancels the run: an outcome with a place in the history, where a replay cancels it too. */
-  cancel(reason: CancelReason): void {
-    this.cancelling = this.cancelling ?? reason
-    if (!this.sequencer.ahead) {
-      this.recordCancellation()
-    }
-  }
-
-  /** Answers whether the body is about to be told, so that nothing begins before that. */
-  private recordCancellation(): boolean {
-    if (this.cancelling === null || this.concluding || this.cancelled !== null) {
-      return false
-    }
-    if (!this.cancelRecorded) {
-      this.cancelRecorded = true
-      this.household.fork(this.recordOf(this.cancelling))
-    }
-    return true
-  }
-
-  private recordOf(reason: CancelReason): Effect.Effect<void> {
-    const at = this.now()
-    return this.record({
-      stepKey: this.keyOf(cancelKind),
-      stepId: reason,
-      kind: cancelKind,
-      sequence: -1,
-      status: "COMPLETED",
-      attempt: 1,
-      epoch: this.identity.epoch,
-      startedAt: at,
-      updatedAt: at,
-      // It depends on nothing, and nothing that was asked for follows it.
-      askedAfter: -1,
-      fingerprint: null,
-      output: null,
-      errorTag: null,
-      error: null
-    })
-  }
-
-  private interruptBody(record: StepRow) {
-    this.cancelRecorded = true
-    if (!this.concluding) {
-      this.cancelled = record.stepId === "deadline" ? "deadline" : "cancelled"
-      this.sequencer.cause(() => this.body?.unsafeInterruptAsFork(FiberId.none))
-    }
+  /** Interrupts the body, where it lets itself be interrupted. */
+  interruptBody(): void {
+    this.body?.unsafeInterruptAsFork(FiberId.none)
   }
 
   /** The body ends here, and the next generation begins with this payload. */
   continueAsNew(payload: string | null): Effect.Effect<never> {
     return Effect.suspend(() => {
-      if (this.cancelled === null) {
+      if (this.cancellation.told === null) {
         this.nextPayload = { payload }
-        this.body?.unsafeInterruptAsFork(FiberId.none)
+        this.interruptBody()
       }
       return Effect.interruptible(never)
     })

@@ -87,11 +87,11 @@ const failed = (
   if (!Chunk.isEmpty(Cause.defects(cause))) {
     return Effect.succeed(broken(run.bodyDied(cause)))
   }
-  if (run.cancelled !== null && Cause.isInterrupted(cause)) {
+  if (run.cancellation.told !== null && Cause.isInterrupted(cause)) {
     return cancelStarted(run).pipe(
       Effect.catchAllCause((cause) => run.leaves(endingOf(cause))),
       Effect.zipRight(compensateAll(root, cause)),
-      Effect.as({ _tag: "Cancelled", reason: run.cancelled })
+      Effect.as({ _tag: "Cancelled", reason: run.cancellation.told })
     )
   }
   const failure = Cause.failureOption(cause)

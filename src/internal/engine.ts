@@ -96,7 +96,7 @@ export const make = (settings: Settings): Effect.Effect<Engine["Type"], StoreErr
           onSuccess: (mail) => {
             run.mailbox.received(mail)
             if (mail.cancelAt !== null) {
-              run.cancel("cancelled")
+              run.cancellation.ask("cancelled")
             }
           }
         }))
