@@ -26,6 +26,7 @@ import {
   StepStore,
   Workflow
 } from "perdure"
+import { nobody } from "../src/internal/attendant.js"
 import { Awaited } from "../src/internal/awaited.js"
 import type { Program } from "../src/internal/body.js"
 import { FaultPoints } from "../src/internal/faultPoints.js"
@@ -1256,6 +1257,7 @@ describe("a residency", () => {
           namespace: store.namespace,
           sharedClient: null,
           clock,
+          attendant: nobody,
           faults,
           limits: defaultLimits,
           unrequestedAfter: 1,

@@ -19,6 +19,7 @@ import type { AttemptRow, CommitAnswer, RunUpdate, SharedClient, StepRow, Wanted
 import { type After, callAt } from "./alarm.js"
 import type { Attempt } from "./attempts.js"
 import { cutOff } from "./attempts.js"
+import type { Attendant } from "./attendant.js"
 import { type Awaited, AwaitedChildren } from "./awaited.js"
 import { Cancellation } from "./cancellation.js"
 import { describe } from "./describe.js"
@@ -83,6 +84,7 @@ export interface Household {
   /** Given if the store uses a client of the application's. */
   readonly sharedClient: SharedClient | null
   readonly clock: Clock.Clock
+  readonly attendant: Attendant
   readonly faults: FaultPointsShape
   readonly limits: Limits
   readonly unrequestedAfter: number

@@ -122,10 +122,11 @@ export const begin = (run: ActiveRun, program: Program): void => {
     })
   })
   const fork = <A, E>(self: Effect.Effect<A, E, unknown>) =>
-    Runtime.runFork(runtime, withBodyServices(inBranch(self, root, () => run.parked)), {
-      scheduler: run.sequencer.scheduler,
-      immediate: false
-    })
+    Runtime.runFork(
+      runtime,
+      run.household.attendant.body(withBodyServices(inBranch(self, root, () => run.parked)), run.sequencer),
+      { scheduler: run.sequencer.scheduler, immediate: false }
+    )
   run.begin(
     () => fork(run.unwinding.watch(Effect.scoped(program.effect(run)))),
     (exit) => fork(conclude(exit, program, run, root))

@@ -16,6 +16,7 @@ import type { RunInsert, RunRow, RunUpdate, SharedClient, Signal, WorkerInfo } f
 import { StepStore } from "../StepStore.js"
 import type { Ending, Household } from "./activeRun.js"
 import { endingOf } from "./activeRun.js"
+import { Attending } from "./attendant.js"
 import { Awaited } from "./awaited.js"
 import { FaultPoints } from "./faultPoints.js"
 import { Housekeeping } from "./housekeeping.js"
@@ -61,7 +62,8 @@ export const make = (settings: Settings): Effect.Effect<Engine["Type"], StoreErr
   Effect.gen(function*() {
     const store = yield* StepStore
     const faults = yield* FaultPoints
-    const clock = yield* Effect.clock
+    const attendant = yield* Attending
+    const clock = attendant.clock(yield* Effect.clock)
     const fork = Runtime.runFork(yield* Effect.runtime<never>())
     const worker = yield* freshId
     const now = () => wholeMillis(clock)
@@ -74,6 +76,7 @@ export const make = (settings: Settings): Effect.Effect<Engine["Type"], StoreErr
       namespace: store.namespace,
       sharedClient: store.sharedClient,
       clock,
+      attendant,
       faults,
       limits: settings.limits,
       unrequestedAfter: settings.unrequestedAfter,
@@ -422,6 +425,7 @@ export const make = (settings: Settings): Effect.Effect<Engine["Type"], StoreErr
       send: sendSignal,
       token: (token) => apart("Signal.answer", store.token(token)),
       script: (request) => apart("Workflow.run", script(request)),
-      maxValueBytes: settings.limits.value
+      maxValueBytes: settings.limits.value,
+      attendant
     }
   })

@@ -14,6 +14,7 @@ import type {
   WorkflowNotFound
 } from "../Errors.js"
 import type { CommitAnswer, RunRow, Signal, TokenOwner } from "../StepStore.js"
+import type { Attendant } from "./attendant.js"
 
 /** What a body can know of its run. */
 export interface RunInfo {
@@ -113,4 +114,5 @@ export class Engine extends Context.Tag("perdure/Engine")<Engine, {
   ) => Effect.Effect<RunEnd, WorkflowIdInvalid | WorkflowIdConflict | StoreError>
   /** The most bytes that an encoded value may have. */
   readonly maxValueBytes: number
+  readonly attendant: Attendant
 }>() {}

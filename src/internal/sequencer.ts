@@ -130,6 +130,10 @@ export class Sequencer {
   private handing = false
   private closed = false
   private cancelAlarm: (() => void) | null = null
+  /** How much had stirred when the body last came to rest with nothing to wait for that is known here. */
+  private stranded = -1
+  /** The body is ending because the run leaves. */
+  private released = false
 
   private readonly around: Surroundings
 
@@ -243,6 +247,11 @@ export class Sequencer {
       : this.waits.size
   }
 
+  /** Something of the body goes on, or it waits for what neither a record nor a time brings. */
+  get restless(): boolean {
+    return this.released || this.turning || !this.scheduler.idle || this.stranded === this.scheduler.stirred
+  }
+
   /** The outcomes that the body has not been handed yet, as far as they are loaded. */
   get upcoming(): ReadonlyArray<StepRow> {
     return this.records.slice(this.next)
@@ -268,6 +277,7 @@ export class Sequencer {
 
   /** Continues every waiting fiber with an effect that does not come back. */
   releaseAll(): void {
+    this.released = true
     const waiting = [...this.waits.values(), ...this.questions, ...this.cuts]
     this.waits.clear()
     this.questions.clear()
@@ -441,6 +451,7 @@ export class Sequencer {
 
   /** Calls back after a time in which nothing in the body has stirred. */
   private alarm(millis: number, callback: () => void) {
+    this.stranded = this.scheduler.stirred
     if (this.cancelAlarm === null) {
       const stirred = this.scheduler.stirred
       this.cancelAlarm = this.around.after(millis, () => {

@@ -88,7 +88,7 @@ export const runStep = ({ attempt, begun, isRecorded, place, program, row, stepK
       fiberRefs: fiber.getFiberRefs(),
       runtimeFlags: unwatched(status.runtimeFlags)
     }),
-    program,
+    run.household.attendant.step(program),
     { scheduler: defaultScheduler, immediate: false, updateRefs: putAt(place) }
   )
   run.began(stepFiber)
