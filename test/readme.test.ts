@@ -91,8 +91,9 @@ describe.concurrent("the README", () => {
 
         const programs = files.filter((_, i) => snippets[i]?.includes("runMain"))
         const outputs = yield* Effect.forEach(programs, (file) => run("node_modules/.bin/tsx", [file], { cwd }))
-        expect(outputs.map(({ code }) => code), outputs.map(({ stderr }) => stderr).join()).toEqual([0, 0])
-        expect(outputs[1]!.stdout).toBe("charged by attempt 2\n")
+        expect(outputs.map(({ code }) => code), outputs.map(({ stderr }) => stderr).join()).toEqual([0, 0, 0])
+        expect(outputs[1]!.stdout).toBe("approved by Ada, nobody answered\n")
+        expect(outputs[2]!.stdout).toBe("charged by attempt 2\n")
       }),
     patience
   )

@@ -13,7 +13,7 @@ import * as Effect from "effect/Effect"
 import type * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as FiberId from "effect/FiberId"
-import * as FiberStatus from "effect/FiberStatus"
+import type * as FiberStatus from "effect/FiberStatus"
 import * as HashSet from "effect/HashSet"
 import * as Option from "effect/Option"
 import * as RuntimeFlags from "effect/RuntimeFlags"
@@ -203,14 +203,10 @@ class FollowedStep extends Supervisor.AbstractSupervisor<void> {
 
   /** Whether a fiber of the step does anything but sleep, or wait for one that sleeps. */
   works(asleep: WeakSet<AnyFiber>): Effect.Effect<boolean> {
-    const looks = Effect.forEach(this.fibers.values(), (one) =>
-      Effect.map(Fiber.status(one.fiber), (status): Look => ({
-        id: one.fiber.id().id,
-        parent: one.parent,
-        asleep: asleep.has(one.fiber),
-        awaited: FiberStatus.isSuspended(status) ? FiberId.ids(status.blockingOn) : HashSet.empty(),
-        guarded: FiberStatus.isSuspended(status) && !RuntimeFlags.interruptible(status.runtimeFlags)
-      })))
+    const looks = Effect.forEach(
+      this.fibers.values(),
+      (one) => Effect.map(Fiber.status(one.fiber), (status) => lookAt(one, status, asleep.has(one.fiber)))
+    )
     return Effect.map(looks, (fibers) => restingOf(fibers).size < fibers.length)
   }
 }
@@ -222,8 +218,20 @@ interface Look {
   readonly asleep: boolean
   /** The fibers that it waits for. What it waits for and is no fiber has the number of the one that made it. */
   readonly awaited: HashSet.HashSet<number>
-  /** It waits, and cannot be interrupted. */
+  /** It cannot be interrupted. */
   readonly guarded: boolean
+}
+
+const lookAt = ({ fiber, parent }: Followed, status: FiberStatus.FiberStatus, asleep: boolean): Look => {
+  // One that has only yielded is called suspended, and blocked on nothing; one that has just ended has neither of the two.
+  const { blockingOn, runtimeFlags } = status as Partial<FiberStatus.Suspended>
+  return {
+    id: fiber.id().id,
+    parent,
+    asleep,
+    awaited: FiberId.ids(blockingOn ?? FiberId.none),
+    guarded: !RuntimeFlags.interruptible(runtimeFlags as RuntimeFlags.RuntimeFlags)
+  }
 }
 
 /** The fibers that sleep, or wait for one that rests; given and answered in the order in which they began. */

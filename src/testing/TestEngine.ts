@@ -244,7 +244,7 @@ const whileTimePasses = (
     Effect.fork(Effect.interruptible(Effect.forever(
       observer.rest(defaultPatience).pipe(
         Effect.zipRight(nextDue(clock)),
-        Effect.flatMap((due) => Number.isFinite(due) ? moveTo(clock, due) : Effect.void)
+        Effect.flatMap((due) => Effect.when(moveTo(clock, due), () => Number.isFinite(due)))
       )
     ))),
     () => self,
