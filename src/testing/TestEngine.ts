@@ -138,7 +138,8 @@ export const layer: Layer.Layer<Engine.Engine | StepStore> = layerWith({})
  * end the clock shows exactly the duration more. `advance(0)` waits for the engine to rest, and no time passes.
  *
  * A step that reads a file or calls a server is waited for; one that sleeps by the test clock is not. If nothing is seen of a step
- * for a while (see {@link AdvanceOptions}), time passes it by: it may wait for what the test does afterwards.
+ * for a while (see {@link AdvanceOptions}), time passes it by: it may wait for what the test does afterwards. What fibers of the test
+ * itself wait for outside the process is not waited for, and neither is another engine that shares the clock.
  *
  * It dies if the engine in context does not come from {@link layer}.
  *
