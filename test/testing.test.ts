@@ -15,7 +15,7 @@ import {
   TestClock,
   TestContext
 } from "effect"
-import { Branch, Engine, Errors, MemoryStepStore, PayloadCodec, Signal, Step, Workflow } from "perdure"
+import { Branch, Child, Engine, Errors, MemoryStepStore, PayloadCodec, Signal, Step, Workflow } from "perdure"
 import { TestEngine } from "perdure/testing"
 
 const hour = 60 * 60 * 1_000
@@ -69,6 +69,37 @@ describe("TestEngine.advance", () => {
         return approved
       })
     )
+
+  it.effect("takes parents along whose children sleep", () => {
+    const { entries, note } = diary()
+    const Parcel = Workflow.make({ name: "parcel", payload: { days: Schema.Number }, success: Schema.Number })
+    const Delivery = Workflow.make({ name: "delivery", payload: {}, success: Schema.Number })
+    const parcels = Parcel.toLayer(({ days }) =>
+      Effect.sleep(days * day).pipe(
+        Effect.zipRight(note(`parcel ${days}`).pipe(Step.durable("arrive"))),
+        Effect.as(days)
+      )
+    )
+    const deliveries = Delivery.toLayer(() =>
+      Branch.forEach([3, 1, 2], (days) => Effect.orDie(Child.execute(Parcel, { days })), {
+        concurrency: "unbounded"
+      }).pipe(
+        Effect.map((all) => all.reduce((sum, days) => sum + days, 0)),
+        Effect.tap(() => note("delivered").pipe(Step.durable("close")))
+      )
+    )
+    return Effect.gen(function*() {
+      const delivery = yield* Effect.fork(Delivery.execute())
+      yield* TestEngine.advance("30 days")
+      expect(yield* Fiber.join(delivery)).toBe(6)
+      expect(entries).toEqual([
+        `${day} parcel 1`,
+        `${2 * day} parcel 2`,
+        `${3 * day} parcel 3`,
+        `${3 * day} delivered`
+      ])
+    }).pipe(Effect.provide(inTest(parcels, deliveries)))
+  })
 
   it.effect("takes sleeps, backoffs and approval timeouts through 30 days, in milliseconds", () => {
     const { entries, note } = diary()
