@@ -7,7 +7,7 @@ import * as FiberId from "effect/FiberId"
 import * as Schema from "effect/Schema"
 import type { PayloadInvalid, StoreError } from "../Errors.js"
 import { ChildCancelled, RecordUndecodable } from "../Errors.js"
-import type { ChildInsert, RunRow, StepRow, StepStatus } from "../StepStore.js"
+import type { ChildInsert, RunRow, StepRow } from "../StepStore.js"
 import { type ActiveRun, endingOf } from "./activeRun.js"
 import type { Ended } from "./awaited.js"
 import type { Definition, PreparedPayload } from "./definition.js"
@@ -16,6 +16,7 @@ import { fromText, toText } from "./json.js"
 import type { Begun } from "./operation.js"
 import { durable, placed } from "./operation.js"
 import type { Branch, InStep } from "./place.js"
+import { completed, cut, type Encoded, type Named, rowsOf, underWay } from "./row.js"
 import { positionOf } from "./sequencer.js"
 import { decode, TooLarge } from "./values.js"
 
@@ -34,36 +35,11 @@ const inStep = (called: string, { name }: Definition) => (place: InStep) =>
 // what is recorded
 // ---------------------------------------------------------------------------------------------------------------------
 
-/** What of a row is not the same for all operations with children. */
-type Told = Pick<StepRow, "output" | "errorTag" | "error">
-
-const nothing: Told = { output: null, errorTag: null, error: null }
-
-interface Kind {
+interface Kind extends Named {
   readonly kind: "child" | "start" | "await"
   /** The name of the child's workflow. */
   readonly id: string
   readonly fingerprint: string
-}
-
-const rowOf = ({ fingerprint, id, kind }: Kind, { address, askedAfter, branch: { run }, sequence }: Begun) => {
-  const startedAt = run.unfinished.get(address)?.startedAt ?? run.now()
-  return (status: StepStatus, told: Told): StepRow => ({
-    stepKey: run.keyOf(address),
-    stepId: id,
-    kind,
-    sequence,
-    status,
-    position: null,
-    attempt: 1,
-    epoch: run.identity.epoch,
-    final: false,
-    startedAt,
-    updatedAt: run.now(),
-    askedAfter,
-    fingerprint,
-    ...told
-  })
 }
 
 const childIdOf = ({ address, branch: { run } }: Begun) => `~${run.keyOf(address)}`
@@ -105,17 +81,17 @@ const childCancelled = ChildCancelled as unknown as Schema.Schema<unknown, unkno
 const encodeCancelled = Schema.encodeSync(Schema.parseJson(ChildCancelled))
 
 /** What the record says of a child's end. */
-const toldOf = (child: RunRow): Told => {
+const toldOf = (child: RunRow): Encoded => {
   switch (child.status) {
     case "COMPLETED":
-      return { ...nothing, output: child.outcome }
+      return completed(child.outcome)
     case "FAILED":
-      return { ...nothing, error: child.outcome }
+      return { ...underWay, status: "FAILED", error: child.outcome }
     default: {
       const { name: workflow, outcome, workflowId } = child
       const reason = fromText(outcome) === "deadline" ? "deadline" : "cancelled"
       const error = new ChildCancelled({ workflowId, workflow, reason })
-      return { output: null, errorTag: error._tag, error: encodeCancelled(error) }
+      return { status: "FAILED", output: null, errorTag: error._tag, error: encodeCancelled(error) }
     }
   }
 }
@@ -135,7 +111,7 @@ const waitFor = (begun: Begun, kind: Kind, childId: string): () => boolean => {
       onLeft: (error) => run.finish(endingOf(Cause.fail(error))),
       onRight: (child) =>
         run.household.fork(
-          run.record(rowOf(kind, begun)(child.status === "COMPLETED" ? "COMPLETED" : "FAILED", toldOf(child)))
+          run.record(rowsOf(kind, begun)(toldOf(child)))
         )
     })
   }
@@ -149,9 +125,6 @@ const waitFor = (begun: Begun, kind: Kind, childId: string): () => boolean => {
     return stopped
   }
 }
-
-const cutRow = (row: (status: StepStatus, told: Told) => StepRow, detail: string) =>
-  row("FAILED", { ...nothing, error: toText({ detail: `cut: ${detail}` }) })
 
 const answerOf = ({ outcome }: Definition) => (record: StepRow, { run }: Branch) => {
   const refused = (detail: string) =>
@@ -189,7 +162,7 @@ const letGo = (
 ) => {
   const { run } = begun.branch
   const childId = childIdOf(begun)
-  const row = cutRow(rowOf(kind, begun), "the body stopped waiting for this child, which is cancelled")
+  const row = rowsOf(kind, begun)(cut("the body stopped waiting for this child, which is cancelled"))
   if (run.unwinding.throwing) {
     run.children.doomed.set(childId, row)
     ended()
@@ -289,7 +262,7 @@ export const executeChild = (
         if (run.unfinished.get(address)?.status === "IN_PROGRESS") {
           wait()
         } else {
-          const row = rowOf(kind, begun)("IN_PROGRESS", nothing)
+          const row = rowsOf(kind, begun)(underWay)
           run.household.fork(
             Effect.zipRight(run.writeThrough({ steps: [row], children: [child] }), Effect.sync(wait))
           )
@@ -331,7 +304,7 @@ export const startChild = (
         const { run } = begun.branch
         const child = insertOf(begun, definition, payload)
         if (child !== null) {
-          const row = rowOf(kind, begun)("COMPLETED", { ...nothing, output: toText(child.workflowId) })
+          const row = rowsOf(kind, begun)(completed(toText(child.workflowId)))
           run.household.fork(run.record(row, { children: [child] }))
         }
         return (ended) => ended()
@@ -358,12 +331,12 @@ export const awaitChild = (
           : `the child belongs to run ${JSON.stringify(child.parent)}, and its end is told to no other`,
         inStep: inStep(called, definition),
         begin: (begun) => {
-          const row = rowOf(kind, begun)
-          run.jot(row("IN_PROGRESS", nothing))
+          const row = rowsOf(kind, begun)
+          run.jot(row(underWay))
           const stop = waitFor(begun, kind, child.workflowId)
           return (ended) => {
             if (stop()) {
-              run.jot(cutRow(row, "the body stopped waiting for this child, which goes on"))
+              run.jot(row(cut("the body stopped waiting for this child, which goes on")))
             }
             ended()
           }

@@ -7,6 +7,7 @@ import { nameProblem } from "./names.js"
 import type { Begun } from "./operation.js"
 import { admitted, durable } from "./operation.js"
 import type { Branch, InStep } from "./place.js"
+import { completed, rowsOf } from "./row.js"
 import type { Look } from "./sequencer.js"
 import { addressOf } from "./sequencer.js"
 
@@ -117,25 +118,9 @@ const marker = (spec: Spec, { patches }: ActiveRun): Effect.Effect<boolean> =>
     })
   }))
 
-const begin = (id: string, { address, askedAfter, branch, sequence }: Begun) => {
-  const { run } = branch
-  const at = run.now()
-  run.household.fork(run.record({
-    stepKey: run.keyOf(address),
-    stepId: id,
-    kind,
-    sequence,
-    status: "COMPLETED",
-    attempt: 1,
-    epoch: run.identity.epoch,
-    startedAt: at,
-    updatedAt: at,
-    askedAfter,
-    fingerprint: null,
-    output: null,
-    errorTag: null,
-    error: null
-  }))
+const begin = (id: string, begun: Begun) => {
+  const { run } = begun.branch
+  run.household.fork(run.record(rowsOf({ kind, id, fingerprint: null }, begun)(completed(null))))
   return (ended: () => void) => ended()
 }
 

@@ -3,12 +3,12 @@ import { randomBytes } from "node:crypto"
 import * as Effect from "effect/Effect"
 import type * as Schema from "effect/Schema"
 import { RecordUndecodable } from "../Errors.js"
-import type { Signal, StepRow, StepStatus } from "../StepStore.js"
+import type { Signal } from "../StepStore.js"
 import { fromText, toText } from "./json.js"
 import { tokenMark } from "./mailbox.js"
-import type { Begun } from "./operation.js"
 import { durable } from "./operation.js"
 import type { InStep } from "./place.js"
+import { completed, cut, rowsOf, underWay } from "./row.js"
 import { decode } from "./values.js"
 
 export interface SignalSpec {
@@ -21,28 +21,6 @@ const inStep = (called: string) => (place: InStep) =>
     called,
     `it is durable, and step ${JSON.stringify(place.stepId)} is recorded as a whole. Call it in the body`
   ))
-
-const rowOf = (kind: string, name: string, { address, askedAfter, branch: { run }, sequence }: Begun) => {
-  const startedAt = run.unfinished.get(address)?.startedAt ?? run.now()
-  return (status: StepStatus, output: string | null): StepRow => ({
-    stepKey: run.keyOf(address),
-    stepId: name,
-    kind,
-    sequence,
-    status,
-    position: null,
-    attempt: 1,
-    epoch: run.identity.epoch,
-    final: false,
-    startedAt,
-    updatedAt: run.now(),
-    askedAfter,
-    fingerprint: null,
-    output,
-    errorTag: null,
-    error: null
-  })
-}
 
 /**
  * Waits for a signal.
@@ -64,14 +42,14 @@ export const nextSignal = (
     inStep: inStep(called),
     begin: (begun) => {
       const { address, branch: { run } } = begun
-      const row = rowOf(kind, name, begun)
-      run.jot(row("IN_PROGRESS", null))
+      const row = rowsOf({ kind, id: name, fingerprint: null }, begun)
+      run.jot(row(underWay))
       run.rest(address, null)
       let given = false
       const give = ({ signalId, value }: Signal) => {
         given = true
         run.stir(address)
-        const recorded = row("COMPLETED", value)
+        const recorded = row(completed(value))
         run.household.fork(run.record(recorded, { takes: [{ signalId, stepKey: recorded.stepKey }] }))
       }
       const stop = run.mailbox.wait({ name, token, stepKey: run.keyOf(address), give })
@@ -80,10 +58,7 @@ export const nextSignal = (
         run.stir(address)
         // Its record, which nobody waits for any more, is on its way or written, and stays.
         if (!given) {
-          run.jot({
-            ...row("FAILED", null),
-            error: JSON.stringify({ detail: "cut: the body stopped waiting for this signal" })
-          })
+          run.jot(row(cut("the body stopped waiting for this signal")))
         }
         ended()
       }
@@ -120,7 +95,11 @@ export const signalToken = (called: string, { name }: SignalSpec): Effect.Effect
       const { run } = begun.branch
       const token = randomBytes(tokenBytes).toString("base64url")
       const reserved: Signal = { signalId: tokenMark + token, name, sentAt: null, value: null }
-      run.household.fork(run.record(rowOf("token", name, begun)("COMPLETED", toText(token)), { signals: [reserved] }))
+      run.household.fork(
+        run.record(rowsOf({ kind: "token", id: name, fingerprint: null }, begun)(completed(toText(token))), {
+          signals: [reserved]
+        })
+      )
       return (ended) => ended()
     },
     answer: (record) => Effect.succeed(String(fromText(record.output)))

@@ -1,8 +1,8 @@
 /** The durable sleep: what waits for a time, through any number of restarts. */
 import * as Effect from "effect/Effect"
-import type { StepRow, StepStatus } from "../StepStore.js"
 import type { Begun } from "./operation.js"
 import { durable } from "./operation.js"
+import { completed, cut, type Encoded, rowsOf, underWay } from "./row.js"
 
 /** Dates end here; who sleeps longer sleeps for good. */
 const endOfTime = 8_640_000_000_000_000
@@ -29,42 +29,26 @@ export const sleepUntil = (called: string, due: number): Effect.Effect<void> =>
       ))
   })
 
-const begin = (due: number, { address, askedAfter, branch, sequence }: Begun) => {
-  const run = branch.run
-  const startedAt = run.unfinished.get(address)?.startedAt ?? run.now()
-  const row = (status: StepStatus): StepRow => ({
-    stepKey: run.keyOf(address),
-    stepId: "sleep",
-    kind: "sleep",
-    sequence,
-    status,
-    position: null,
-    attempt: 1,
-    epoch: run.identity.epoch,
-    final: false,
-    startedAt,
-    updatedAt: run.now(),
-    askedAfter,
-    fingerprint: null,
-    // For people: when it ends.
-    output: JSON.stringify(new Date(due).toISOString()),
-    errorTag: null,
-    error: null
-  })
-  run.jot(row("IN_PROGRESS"))
+const begin = (due: number, begun: Begun) => {
+  const { address, branch: { run } } = begun
+  // For people: when it ends.
+  const output = JSON.stringify(new Date(due).toISOString())
+  const rowOf = rowsOf({ kind: "sleep", id: "sleep", fingerprint: null }, begun)
+  const row = (encoded: Encoded) => rowOf({ ...encoded, output })
+  run.jot(row(underWay))
   run.rest(address, due)
   let over = false
   const cancel = run.at(due, () => {
     over = true
     run.stir(address)
-    run.household.fork(run.record(row("COMPLETED")))
+    run.household.fork(run.record(row(completed(output))))
   })
   return (ended: () => void) => {
     cancel()
     run.stir(address)
     // Its record, which nobody waits for any more, is on its way or written, and stays.
     if (!over) {
-      run.jot({ ...row("FAILED"), error: JSON.stringify({ detail: "cut: the body stopped waiting for this sleep" }) })
+      run.jot(row(cut("the body stopped waiting for this sleep")))
     }
     ended()
   }

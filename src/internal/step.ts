@@ -15,8 +15,9 @@ import { durable } from "./operation.js"
 import type { Branch, InStep } from "./place.js"
 import type { Retry } from "./retry.js"
 import { stepper } from "./retry.js"
+import { type Encoded, rowOf, underWay } from "./row.js"
 import { CurrentStep } from "./run.js"
-import type { Encoded, Turns } from "./stepFiber.js"
+import type { Turns } from "./stepFiber.js"
 import { diedOf, infoOf, runStep } from "./stepFiber.js"
 import { decode, encode, TooLarge, Unrecordable } from "./values.js"
 import { sleepUntil } from "./waiting.js"
@@ -97,8 +98,7 @@ const begin = (
   spec: StepSpec,
   begun: Begun
 ) => {
-  const { address, askedAfter, branch, sequence } = begun
-  const run = branch.run
+  const { address, branch: { run } } = begun
   const { clock, faults, limits } = run.household
   const stepKey = run.keyOf(address)
   const before = run.unfinished.get(address)
@@ -106,24 +106,7 @@ const begin = (
   const first = past.last + 1
   let attempt = first
   let startedAt = run.now()
-  const row = (outcome: Encoded): StepRow => ({
-    stepKey,
-    stepId: spec.id,
-    kind: spec.kind,
-    sequence,
-    status: outcome.status,
-    position: null,
-    attempt,
-    epoch: run.identity.epoch,
-    final: false,
-    startedAt,
-    updatedAt: run.now(),
-    askedAfter,
-    fingerprint: spec.fingerprint,
-    errorTag: outcome.errorTag,
-    output: outcome.output,
-    error: outcome.error
-  })
+  const row = (outcome: Encoded): StepRow => rowOf(spec, begun, { attempt, startedAt }, outcome)
   const place: InStep = { _tag: "Step", run, stepId: spec.id, transaction: false, ended: false }
   /** Records what the body is told. */
   const settle = (outcome: Encoded) =>
@@ -278,8 +261,6 @@ const begin = (
 
 /** What can be cut of a step: its effect, and what comes between two attempts. What it has ended with is recorded. */
 type Restore = <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
-
-const underWay: Encoded = { status: "IN_PROGRESS", output: null, errorTag: null, error: null }
 
 /** What Perdure itself has to say of an attempt, in place of the step. */
 const engineFailure = (error: EngineError): Encoded => ({

@@ -7,25 +7,18 @@ import * as Option from "effect/Option"
 import * as Runtime from "effect/Runtime"
 import { defaultScheduler } from "effect/Scheduler"
 import { StepDied } from "../Errors.js"
-import type { StepRow, StepStatus } from "../StepStore.js"
+import type { StepRow } from "../StepStore.js"
 import type { LastRows } from "./activeRun.js"
 import { forPeople } from "./attempts.js"
 import { describe } from "./describe.js"
 import type { Begun } from "./operation.js"
 import type { InStep } from "./place.js"
 import { putAt } from "./place.js"
+import type { Encoded } from "./row.js"
 import type { StepInfo } from "./run.js"
 import { CurrentStep } from "./run.js"
 import { unwatched } from "./unwinding.js"
 import { TooLarge } from "./values.js"
-
-/** What an effect ended with, ready to be recorded. */
-export interface Encoded {
-  readonly status: StepStatus
-  readonly output: string | null
-  readonly errorTag: string | null
-  readonly error: string | null
-}
 
 /** What a step can know of itself. */
 export const infoOf = ({ address, branch: { run } }: Begun, stepId: string, attempt: number): StepInfo => ({

@@ -12,9 +12,9 @@ import { fingerprintProblem, nameProblem } from "./names.js"
 import type { Begun } from "./operation.js"
 import { durable } from "./operation.js"
 import type { InStep } from "./place.js"
+import { type Encoded, rowOf, underWay } from "./row.js"
 import type { RecordedSpec } from "./step.js"
 import { answer, encodeFailure, encodeSuccess } from "./step.js"
-import type { Encoded } from "./stepFiber.js"
 import { runStep } from "./stepFiber.js"
 
 export interface TransactionSpec extends RecordedSpec {
@@ -87,31 +87,14 @@ const begin = (
   spec: TransactionSpec,
   begun: Begun
 ) => {
-  const { address, askedAfter, branch, fiber, sequence } = begun
-  const run = branch.run
+  const { address, branch: { run }, fiber } = begun
   const { faults, limits } = run.household
   const context = fiber.currentContext as Context.Context<unknown>
   const attempt = (run.unfinished.get(address)?.attempt ?? 0) + 1
   const startedAt = run.now()
   const stepKey = run.keyOf(address)
-  const row = (outcome: Encoded): StepRow => ({
-    stepKey,
-    stepId: spec.id,
-    kind: "step",
-    sequence,
-    status: outcome.status,
-    position: null,
-    attempt,
-    epoch: run.identity.epoch,
-    final: false,
-    startedAt,
-    updatedAt: run.now(),
-    askedAfter,
-    fingerprint: spec.fingerprint,
-    output: outcome.output,
-    errorTag: outcome.errorTag,
-    error: outcome.error
-  })
+  const named = { ...spec, kind: "step" }
+  const row = (outcome: Encoded): StepRow => rowOf(named, begun, { attempt, startedAt }, outcome)
   const place: InStep = { _tag: "Step", run, stepId: spec.id, transaction: true, ended: false }
 
   const outcome = Effect.suspend(() => {
@@ -181,7 +164,7 @@ const begin = (
     }
     run.attemptBegan({ stepKey, attempt, startedAt })
     return run.writeThrough({
-      steps: [row({ status: "IN_PROGRESS", output: null, errorTag: null, error: null })],
+      steps: [row(underWay)],
       attempts: []
     })
   })
