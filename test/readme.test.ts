@@ -1,4 +1,4 @@
-import { readFileSync, writeFileSync } from "node:fs"
+import { readdirSync, readFileSync, writeFileSync } from "node:fs"
 import { join } from "node:path"
 import { describe, expect, it } from "@effect/vitest"
 import Database from "better-sqlite3"
@@ -14,6 +14,8 @@ const blocks = (language: string) =>
   Array.from(readme.matchAll(new RegExp(`^\`\`\`${language}\n([^]*?)^\`\`\`$`, "gm")), ([, code = ""]) => code)
 
 const snippets = blocks("ts")
+/** The commands in the table of examples. */
+const examples = Array.from(readme.matchAll(/^\| `(npx tsx examples\/.*\.ts)` \|/gm), ([, command = ""]) => command)
 const commands = blocks("sh").flatMap((block) => block.trimEnd().split("\n")).map((line) => line.replace(/\s+#.*$/, ""))
 
 describe.concurrent("the README", () => {
@@ -97,6 +99,40 @@ describe.concurrent("the README", () => {
       }),
     patience
   )
+})
+
+// ---------------------------------------------------------------------------------------------------------------------
+// the table of examples
+// ---------------------------------------------------------------------------------------------------------------------
+
+describe("the README's table of examples", () => {
+  it.scopedLive("has each one, and each runs with its command", () =>
+    Effect.gen(function*() {
+      const cwd = yield* clone
+      const shown = [...commands, ...examples].map((command) => /examples\/.*\.ts/.exec(command)?.[0])
+      const files = readdirSync(join(root, "examples")).filter((name) => name.endsWith(".ts"))
+      // `npm start` runs it.
+      expect([...shown, "examples/onboarding.ts"]).toEqual(
+        expect.arrayContaining(files.map((name) => `examples/${name}`))
+      )
+      yield* Effect.forEach(examples, (command) =>
+        Effect.gen(function*() {
+          let ended = false
+          const { code, stderr, stdout } = yield* run("sh", ["-c", command], {
+            cwd,
+            env: { PORT: "0" },
+            watch: (stdout) => {
+              const server = /^Listening on .* kill -9 (\d+)/m.exec(stdout)
+              if (server !== null && !ended) {
+                ended = process.kill(Number(server[1]), "SIGTERM")
+              }
+            }
+          })
+          expect(code, `${command}\n${stderr}`).toBe(0)
+          expect(stdout, command).not.toBe("")
+          expect(ended, command).toBe(command.includes("approval"))
+        }), { concurrency: 2, discard: true })
+    }), patience)
 })
 
 // ---------------------------------------------------------------------------------------------------------------------
