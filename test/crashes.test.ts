@@ -54,9 +54,14 @@ const checkPrefixes = (histories: Histories, { outside }: Life) => {
 const labelOf = (generation: number, row: { readonly stepId: string }) => `${generation}/${row.stepId}`
 
 /** Attempts are numbered from 1 without a gap, a schedule is stepped by those that failed, and each effect ran so often at most. */
-const checkAttempts = (body: Trial, histories: Histories, attempts: ReadonlyArray<ReadonlyArray<StepStore.AttemptRow>>, {
-  outside
-}: Life) => {
+const checkAttempts = (
+  body: Trial,
+  histories: Histories,
+  attempts: ReadonlyArray<ReadonlyArray<StepStore.AttemptRow>>,
+  {
+    outside
+  }: Life
+) => {
   const { deaths, world } = outside
   const tries = new Map<string, number>()
   histories.forEach((rows, generation) => {
@@ -265,7 +270,7 @@ const property = <T>(
   )
 
 describe.each(stores)("a random workflow, crashed at random (%s)", (name, store) => {
-  const [some, others] = name === "memory" ? [150, 100] : [40, 30]
+  const [some, others] = name === "memory" ? [110, 80] : [30, 20]
 
   it.live(
     "loses nothing that was acknowledged, repeats no effect but for a death, and replays as it ended",
