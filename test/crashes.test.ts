@@ -33,15 +33,19 @@ const wasCut = (row: StepStore.AttemptRow) => row.errorTag === "OwnerDied" || ro
 // ---------------------------------------------------------------------------------------------------------------------
 
 /** What was recorded and acknowledged once stays as it was, and in its order. */
-const checkPrefixes = (histories: Histories, { outside }: Life) => {
+const checkPrefixes = (
+  histories: Histories,
+  children: ReadonlyArray<StepStore.StepRow>,
+  { outside }: Life
+) => {
   for (const snapshot of outside.snapshots) {
     assert.isAtMost(snapshot.length, histories.length)
     snapshot.forEach((rows, generation) => {
       assert.deepStrictEqual(records(histories[generation]!.slice(0, rows.length)), records(rows))
     })
   }
-  const all = new Map(histories.flat().map((row) => [row.stepKey, record(row)]))
-  for (const [key, row] of outside.acknowledged) {
+  const all = new Map([...histories.flat(), ...children].map((row) => [row.stepKey, record(row)]))
+  for (const [key, { row }] of outside.acknowledged) {
     assert.deepStrictEqual(all.get(key), record(row), key)
   }
   for (const rows of histories) {
@@ -224,7 +228,10 @@ const disturbed = (program: Trials, shares: boolean, plan: Plan) =>
     const histories = yield* historiesOf(store, workflowId)
     const attempts = yield* Effect.forEach(histories, (_, generation) => store.attempts(workflowId, generation))
     assert.deepStrictEqual(life.early ?? life.end, life.end)
-    checkPrefixes(histories, life)
+    const ids = new Set([...life.outside.acknowledged.values()].map((one) => one.workflowId))
+    ids.delete(workflowId)
+    const children = yield* Effect.forEach(ids, (id) => historiesOf(store, id))
+    checkPrefixes(histories, children.flat(2), life)
     checkAttempts(program.body, histories, attempts, life)
     checkCompensations(program, histories, life)
     checkSignals(program, life)

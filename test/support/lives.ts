@@ -2,7 +2,7 @@
 import { Cause, Clock, Duration, Effect, Exit, FastCheck as fc, Fiber, Layer, Option, Scope } from "effect"
 import { Errors, Signal, StepStore } from "perdure"
 import { engineLayer, turns } from "./harness.js"
-import { bodyOf, signalOf, signalsOf, Trialled, type Trials, World } from "./trials.js"
+import { bodyOf, partOf, signalOf, signalsOf, Trialled, type Trials, World } from "./trials.js"
 
 type Store = StepStore.StepStore["Type"]
 
@@ -117,8 +117,8 @@ export class Time implements Clock.Clock {
 export interface Outside {
   readonly world: World
   readonly workers: Array<string>
-  /** Final rows whose commit was acknowledged, by key. */
-  readonly acknowledged: Map<string, StepStore.StepRow>
+  /** Final rows whose commit was acknowledged, those of children too, by key. */
+  readonly acknowledged: Map<string, { readonly workflowId: string; readonly row: StepStore.StepRow }>
   /** What the store held after each life, by generation. */
   readonly snapshots: Array<ReadonlyArray<ReadonlyArray<StepStore.StepRow>>>
   /** How often something under way may have been cut off. */
@@ -171,7 +171,10 @@ class Lifeline {
           Effect.sync(() =>
             answers.forEach((answer, i) => {
               if (answer._tag === "Accepted") {
-                batch[i]!.steps.filter((row) => row.final).forEach((row) => outside.acknowledged.set(row.stepKey, row))
+                const { steps, workflowId } = batch[i]!
+                steps.filter((row) => row.final).forEach((row) =>
+                  outside.acknowledged.set(row.stepKey, { workflowId, row })
+                )
               }
             })
           )),
@@ -327,7 +330,7 @@ const lived = (trials: Trials, shares: boolean, plan: Plan, real: Store, time: T
           deadlockAfter: "100000 days",
           unrequestedAfter: "100000 days",
           limits: { kills: 1_000 },
-          workflows: [body],
+          workflows: [body, partOf(world)],
           ...(crash?.at === "step" ? { crashAfter: crash.nth } : {})
         })
         const context = yield* Layer.buildWithScope(layer, scope).pipe(
@@ -388,6 +391,10 @@ const lived = (trials: Trials, shares: boolean, plan: Plan, real: Store, time: T
               idle = 0
               tick = Math.min(...Array.from(errands, (errand) => errand.due))
             } else if (idle > 20 * idleTurns) {
+              if (crash?.at === "step") {
+                // The run that crashed is a child, which nobody in this life takes up again.
+                break
+              }
               // Only what the store failed to say may have to be looked for.
               idle = 0
               polls++

@@ -1,10 +1,8 @@
 /** Random workflows, with all that a person may write in one, and the world outside in which they do something. */
 import { Cause, Clock, Effect, FastCheck as fc, Ref, Schedule, Schema } from "effect"
-import { Branch, Signal, Step, Workflow } from "perdure"
+import { Branch, Child, Signal, Step, Workflow } from "perdure"
 
 export type Concurrency = number | "unbounded" | undefined
-
-type Part = Trial
 
 export interface StepTrial {
   readonly op: "step"
@@ -28,18 +26,20 @@ export type Trial =
   /** The name is that of its place where nothing is shared. */
   | { readonly op: "signal"; readonly name: string | null }
   | { readonly op: "token" }
+  /** A run of its own, which takes a step and rests. */
+  | { readonly op: "child"; readonly fails: boolean; readonly millis: number; readonly handle: boolean }
   | { readonly op: "patched"; readonly id: string }
   | { readonly op: "count" }
-  | { readonly op: "sequence"; readonly parts: ReadonlyArray<Part> }
-  | { readonly op: "all"; readonly parts: ReadonlyArray<Part>; readonly concurrency: Concurrency }
-  | { readonly op: "forEach"; readonly parts: ReadonlyArray<Part>; readonly concurrency: Concurrency }
-  | { readonly op: "race"; readonly parts: readonly [Part, Part] }
-  | { readonly op: "raceAll"; readonly parts: ReadonlyArray<Part> }
-  | { readonly op: "timeout"; readonly millis: number; readonly body: Part }
-  | { readonly op: "protected"; readonly body: Part }
-  | { readonly op: "bracket"; readonly body: Part }
-  | { readonly op: "undoable"; readonly body: Part }
-  | { readonly op: "caught"; readonly body: Part }
+  | { readonly op: "sequence"; readonly parts: ReadonlyArray<Trial> }
+  | { readonly op: "all"; readonly parts: ReadonlyArray<Trial>; readonly concurrency: Concurrency }
+  | { readonly op: "forEach"; readonly parts: ReadonlyArray<Trial>; readonly concurrency: Concurrency }
+  | { readonly op: "race"; readonly parts: readonly [Trial, Trial] }
+  | { readonly op: "raceAll"; readonly parts: ReadonlyArray<Trial> }
+  | { readonly op: "timeout"; readonly millis: number; readonly body: Trial }
+  | { readonly op: "protected"; readonly body: Trial }
+  | { readonly op: "bracket"; readonly body: Trial }
+  | { readonly op: "undoable"; readonly body: Trial }
+  | { readonly op: "caught"; readonly body: Trial }
 
 /** A workflow: its body is that of each of its generations. */
 export interface Trials {
@@ -99,7 +99,13 @@ const trial = (depth: number, shares: boolean): fc.Arbitrary<Trial> => {
       op: fc.constant("signal" as const),
       name: shares ? fc.constantFrom("go", "stop") : fc.constant(null)
     }),
-    fc.record({ op: fc.constant("token" as const) })
+    fc.record({ op: fc.constant("token" as const) }),
+    fc.record({
+      op: fc.constant("child" as const),
+      fails: fc.boolean(),
+      millis: fc.constantFrom(0, 700, minute),
+      handle: fc.boolean()
+    })
   )
   const leaves: Array<fc.Arbitrary<Trial>> = [step, step, step, waits]
   if (shares) {
@@ -202,6 +208,23 @@ export const Trialled = Workflow.make({
   success: Schema.String,
   error: Schema.String
 })
+
+const Part = Workflow.make({
+  name: "part",
+  payload: { label: Schema.String, fails: Schema.Boolean, millis: Schema.Number },
+  success: Schema.String,
+  error: Schema.String
+})
+
+/** The workflow of the children in a world. */
+export const partOf = (world: World) =>
+  Part.toLayer(({ fails, label, millis }) =>
+    Effect.asVoid(world.effect(`${label} part`, 2)).pipe(
+      Step.durable("part"),
+      Effect.zipRight(Effect.sleep(millis)),
+      Effect.zipRight(fails ? Effect.fail(`${label} part`) : Effect.succeed(`${label} part`))
+    )
+  )
 
 export const signalOf = (name: string) => Signal.make(name, Schema.String)
 
@@ -326,6 +349,18 @@ export const bodyOf = (
             const answer = yield* next
             yield* note(answer === `answer ${token}` ? `answered ${label}` : `answered wrongly ${label}`)
           })
+        case "child": {
+          const payload = { label, fails: node.fails, millis: node.millis }
+          const child = node.handle
+            ? Effect.flatMap(Child.start(Part, payload), Child.await)
+            : Child.execute(Part, payload)
+          return child.pipe(
+            Effect.mapError(asText),
+            Effect.tapBoth({ onFailure: (error) => note(`!${error}`), onSuccess: note }),
+            Effect.onInterrupt(() => note(`cut ${label}`)),
+            shares ? (self) => self : Effect.catchAll((error) => Effect.succeed(`!${error}`))
+          )
+        }
         case "patched":
           return Effect.tap(Workflow.patched(node.id), (is) => note(`patched ${node.id} ${is}`))
         case "count":
