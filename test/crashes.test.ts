@@ -1,6 +1,6 @@
 /** Random workflows, crashed at random: what must hold of each, seen from outside the engine. */
 import { assert, describe, it } from "@effect/vitest"
-import { Effect, FastCheck as fc, type Layer, Logger, Option, type Scope } from "effect"
+import { Effect, FastCheck as fc, Layer, Logger, Option, type Scope } from "effect"
 import { MemoryStepStore, StepStore } from "perdure"
 import { newRun, update } from "./suites/rows.js"
 import { historiesOf, live, type Plan, plans, undisturbed, workflowId } from "./support/lives.js"
@@ -270,7 +270,7 @@ const property = <T>(
     fc.assert(
       fc.asyncProperty(arbitrary, (value) =>
         Effect.runPromise(
-          Effect.asVoid(Effect.scoped(check(value))).pipe(Effect.provide(layer), Effect.provide(quiet))
+          Effect.asVoid(Effect.scoped(check(value))).pipe(Effect.provide(Layer.merge(layer, quiet)))
         )),
       { numRuns: Number(process.env.FC_RUNS ?? numRuns) }
     )

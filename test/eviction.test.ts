@@ -1,7 +1,8 @@
 import { describe, expect } from "@effect/vitest"
 import { Cause, Effect, Exit, Fiber, Logger, Schema, TestClock } from "effect"
-import { Branch, Step, StepStore, Workflow } from "perdure"
+import { Branch, Errors, Step, StepStore, Workflow } from "perdure"
 import { update } from "./suites/rows.js"
+import { withFaults } from "./support/faults.js"
 import {
   attemptsOf,
   eventually,
@@ -122,6 +123,39 @@ const ownRecords = Effect.map(recorded("wf"), (rows) => rows.filter((row) => !ro
 
 describe.each(stores)("Eviction (%s)", (_, store) => {
   const test = testOn(store)
+
+  test("counts an attempt that was released, even if the row that it was under way could not be written", () =>
+    withFaults((faults) =>
+      Effect.gen(function*() {
+        let lost = 0
+        faults.commit = (batch, call) =>
+          batch.some(({ steps }) => steps.some(({ status }) => status === "IN_PROGRESS")) && lost++ === 0
+            ? Effect.fail(new Errors.StoreBusy({ target: "the store", detail: "for a while" }))
+            : call
+        const { begun, pass } = gate()
+        const long = Job.toLayer(() => Effect.as(pass, "x").pipe(Step.durable("s")))
+        const first = yield* openEngine({ slowPoll: "1000 days", workflows: [long] })
+        yield* first.run(Job.start(undefined, { workflowId: "wf" }))
+        yield* begun
+        yield* TestClock.adjust("1 second")
+        expect(lost).toBe(1)
+        yield* first.close
+        let failures = 0
+        const again = Job.toLayer(() =>
+          Effect.suspend(() => failures++ === 0 ? Effect.fail("no") : Effect.succeed("done")).pipe(
+            Step.durable("s", { error: Schema.String, retry: { times: 1 } }),
+            Effect.orDie
+          )
+        )
+        yield* Effect.gen(function*() {
+          expect(yield* Job.execute(undefined, { workflowId: "wf" })).toBe("done")
+          expect((yield* attemptsOf("wf")).map(({ attempt, errorTag }) => [attempt, errorTag])).toEqual([
+            [1, "Released"],
+            [2, null]
+          ])
+        }).pipe(inEngine({ slowPoll: "1000 days", workflows: [again] }))
+      })
+    ))
 
   describe("by closing the engine's layer", () => {
     for (const [name, make] of Object.entries(stubborn)) {

@@ -261,7 +261,8 @@ export class Residency {
     return Effect.gen(this, function*() {
       const at = run.now()
       const unfinished = yield* this.store.unfinished(workflowId, generation)
-      const attempts = unfinished.length === 0 ? [] : yield* this.store.attempts(workflowId, generation)
+      // Also where no row is under way: one that nobody waited for may not have been written.
+      const attempts = yield* this.store.attempts(workflowId, generation)
       const records = yield* readHistory(this.store, this.identity, -1)
       // What this process itself let go of, because the store could not be used, did not die.
       const how = this.lives === 1 ? "OwnerDied" : "Released"
