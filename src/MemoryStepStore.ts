@@ -461,6 +461,12 @@ const make = (namespace: string): StepStore.Encoded => {
     commit,
     claim,
     run: (workflowId) => read((state) => runOf(state, workflowId)),
+    owned: (worker) =>
+      read((state) =>
+        Array.from(HashMap.values(state.runs))
+          .filter((run) => isOpen(run) && run.owner === worker)
+          .map((run) => run.workflowId)
+      ),
     ended: (workflowIds) =>
       read((state) =>
         workflowIds.flatMap((workflowId) => {

@@ -727,6 +727,8 @@ export interface Encoded {
   /** Makes the worker the owner of runs, each in a new epoch, and answers their rows as they are then, oldest first. */
   readonly claim: (options: ClaimOptions) => Effect.Effect<ReadonlyArray<RunRowEncoded>, StoreError>
   readonly run: (workflowId: string) => Effect.Effect<RunRowEncoded | null, StoreError>
+  /** The ids of the PENDING and RUNNING runs that a worker owns. */
+  readonly owned: (worker: string) => Effect.Effect<ReadonlyArray<string>, StoreError>
   /** The runs among these that have ended: COMPLETED, FAILED or CANCELLED. */
   readonly ended: (workflowIds: ReadonlyArray<string>) => Effect.Effect<ReadonlyArray<RunRowEncoded>, StoreError>
   /** The versions of the inboxes of these runs; there is none for a run that is gone. */
@@ -822,6 +824,8 @@ export class StepStore extends Context.Tag("perdure/StepStore")<StepStore, {
   /** Takes over runs that nobody owns or whose owner is dead; every earlier claim on them is dead from then on. */
   readonly claim: (options: ClaimOptions) => Effect.Effect<ReadonlyArray<Claimed>, StoreError>
   readonly run: (workflowId: string) => Effect.Effect<Option.Option<RunRow>, StoreError>
+  /** The ids of the PENDING and RUNNING runs that a worker owns. */
+  readonly owned: (worker: string) => Effect.Effect<ReadonlyArray<string>, StoreError>
   /** The runs among these that have ended; damage to one leaves the others readable. */
   readonly ended: (
     workflowIds: ReadonlyArray<string>
@@ -1263,6 +1267,7 @@ const lift = (encoded: Encoded, codec: PayloadCodecShape): StepStore["Type"] => 
         encoded.run(workflowId),
         (row) => row === null ? Effect.succeedNone : Effect.asSome(openRun(row))
       )),
+    owned: (worker) => withoutTransaction(encoded.owned(worker)),
     ended: (workflowIds) =>
       openAll(
         encoded.ended(workflowIds),

@@ -594,6 +594,27 @@ describe.each(stores)("Engine (%s)", (_, store) => {
         ))
     }
 
+    test("may have let this worker claim runs although it said otherwise: they are taken up, also if nobody awaits them", () =>
+      withFaults((faults) =>
+        Effect.gen(function*() {
+          yield* Effect.zipRight(Job.start(), Job.start(undefined, { workflowId: "job/2" })).pipe(inEngine())
+          let lost = false
+          faults.claim = (_, call) =>
+            Effect.flatMap(call, (claimed) => {
+              if (lost || claimed.length === 0) {
+                return Effect.succeed(claimed)
+              }
+              lost = true
+              return Effect.fail(passing[0]!)
+            })
+          yield* eventually(
+            Effect.all([rowOf(jobId), rowOf("job/2")]),
+            (both) => both.every(({ epoch, status }) => status === "COMPLETED" && epoch === 2)
+          ).pipe(inEngine({ workflows: [live(stepOf("a"))] }))
+          expect(lost).toBe(true)
+        })
+      ))
+
     test("is tried again at growing distances, at most five seconds apart", () =>
       withFaults((faults) =>
         Effect.gen(function*() {

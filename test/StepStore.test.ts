@@ -254,6 +254,9 @@ const transcript = (ids: ReadonlyArray<string>, commands: ReadonlyArray<Command>
     said.push([...(yield* store.inboxes(ids))].sort(byId))
     said.push(yield* Effect.forEach(ids, (id) => store.token(`~token ${id}`)))
     said.push(yield* store.nextWake(ids))
+    for (const worker of ids) {
+      said.push([...(yield* store.owned(worker))].sort())
+    }
     for (const id of [...ids, ...children]) {
       said.push(Either.mapLeft(yield* Effect.either(store.run(id)), (error) => error._tag))
       said.push(

@@ -127,7 +127,7 @@ export const make = (settings: Settings): Effect.Effect<Engine["Type"], StoreErr
     )
 
     const recover = quietly(roster.recover).pipe(
-      Effect.zipRight(Effect.flatMap(roster.doubts, Effect.forEach(quietly, { discard: true }))),
+      Effect.zipRight(quietly(Effect.flatMap(roster.doubts, Effect.forEach(quietly, { discard: true })))),
       Effect.zipRight(quietly(lookAround))
     )
 

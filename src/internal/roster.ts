@@ -90,6 +90,7 @@ export class Roster {
   private claiming = 0
   /** Runs that could not be created for all one knows: if they were, they are this worker's, and nobody drives them. */
   private readonly doubtful = new Set<string>()
+  private claimInDoubt = false
   /** Owners that were dead when the store was asked last. Nobody comes back from the dead: a new life has a new id. */
   private dead: ReadonlyArray<string> = []
   /** For runs of definitions; none in an engine that has closed. */
@@ -277,17 +278,18 @@ export class Roster {
     return Effect.sync(() => this.doubtful.add(workflowId))
   }
 
-  /** Takes up what has been created here although that seemed to fail, each on its own. */
-  readonly doubts: Effect.Effect<ReadonlyArray<Effect.Effect<void, StoreError>>> = Effect.sync(() =>
-    Array.from(
-      this.doubtful,
-      (workflowId) =>
-        Effect.flatMap(this.options.store.run(workflowId), (row) =>
-          Effect.zipRight(
-            Option.isSome(row) ? this.adopt(row.value) : Effect.void,
-            Effect.sync(() => this.doubtful.delete(workflowId))
-          ))
-    )
+  /** Takes up what came to be this worker's although that seemed to fail, each on its own. */
+  readonly doubts: Effect.Effect<ReadonlyArray<Effect.Effect<void, StoreError>>, StoreError> = Effect.suspend(() =>
+    Effect.map(this.doubtClaims, () =>
+      Array.from(
+        this.doubtful,
+        (workflowId) =>
+          Effect.flatMap(this.options.store.run(workflowId), (row) =>
+            Effect.zipRight(
+              Option.isSome(row) ? this.adopt(row.value) : Effect.void,
+              Effect.sync(() => this.doubtful.delete(workflowId))
+            ))
+      ))
   )
 
   /** Takes a run up that is this worker's and does not live here, if that is so. */
@@ -377,15 +379,29 @@ export class Roster {
     dead: ReadonlyArray<string>,
     limit: number
   ): Effect.Effect<ReadonlyArray<Claimed>, StoreError> {
-    return this.options.store.claim({
-      worker: this.options.worker,
-      names,
-      workflowId,
-      dead,
-      limit,
-      at: this.now()
-    })
+    const { store, worker } = this.options
+    return Effect.tapErrorCause(
+      store.claim({ worker, names, workflowId, dead, limit, at: this.now() }),
+      () =>
+        Effect.sync(() => {
+          this.claimInDoubt = true
+        })
+    )
   }
+
+  /** A claim has failed: the store may have made this worker the owner of runs all the same. */
+  private readonly doubtClaims: Effect.Effect<void, StoreError> = Effect.suspend(() =>
+    this.claimInDoubt
+      ? Effect.map(this.options.store.owned(this.options.worker), (owned) => {
+        this.claimInDoubt = false
+        for (const workflowId of owned) {
+          if (!this.residents.has(workflowId)) {
+            this.doubtful.add(workflowId)
+          }
+        }
+      })
+      : Effect.void
+  )
 
   private readonly lookForDead: Effect.Effect<ReadonlyArray<string>, StoreError> = Effect.suspend(() =>
     Effect.tap(this.options.store.dead, (dead) =>

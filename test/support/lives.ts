@@ -143,7 +143,7 @@ class Lifeline {
       this.gone = true
       return Effect.fail(lost)
     })
-    const reached = <A, E, R>(call: Effect.Effect<A, E | Errors.StoreError, R>, repeatable = true) =>
+    const reached = <A, E, R>(call: Effect.Effect<A, E | Errors.StoreError, R>) =>
       Effect.suspend(() => {
         if (this.gone) {
           return Effect.fail(lost)
@@ -154,7 +154,7 @@ class Lifeline {
           return call
         }
         outside.deaths++
-        return hiccup.written && repeatable
+        return hiccup.written
           ? Effect.zipRight(Effect.ignore(call), Effect.fail(busy))
           : Effect.fail(busy)
       })
@@ -180,8 +180,7 @@ class Lifeline {
               }
             })
           )),
-      // A claim whose answer is lost leaves a run that nobody awaits, such as a child, with a worker that does not know of it.
-      claim: (options) => reached(real.claim(options), false),
+      claim: (options) => reached(real.claim(options)),
       run: (id) => reached(real.run(id)),
       inboxes: (ids) => reached(real.inboxes(ids)),
       mail: (id, wanted) => reached(real.mail(id, wanted)),

@@ -42,6 +42,18 @@ export const claims: Cases = {
     yield* equal("a third claim", yield* store.claim(claimOf(name)), [])
   }),
 
+  "what a worker owns is told": Effect.gen(function*() {
+    const store = yield* StepStore
+    const name = "conformance-owned"
+    for (const [id, owner] of [["mine", "me"], ["pending", "me"], ["theirs", "them"], ["free", null]] as const) {
+      yield* create(`${name}/${id}`, { name, owner: owner === null ? null : `${name}-${owner}` })
+    }
+    yield* create(`${name}/ended`, { name, owner: `${name}-me` })
+    yield* store.commit([update(`${name}/ended`, 1, { patch: patch({ status: "COMPLETED", owner: `${name}-me` }) })])
+    const owned = yield* store.owned(`${name}-me`)
+    yield* equal("the runs", [...owned].sort(), [`${name}/mine`, `${name}/pending`])
+  }),
+
   "a second claim ends the first": Effect.gen(function*() {
     const store = yield* StepStore
     const name = "conformance-claim-second"

@@ -358,6 +358,8 @@ export const make = (dialect: Dialect, prefix: string, namespace: string) => {
     run: `SELECT ${selection(runFields)} FROM ${workflows} WHERE namespace = ? AND workflow_id = ?`,
     runsAmong: `SELECT ${selection(runFields)} FROM ${workflows} ` +
       `WHERE namespace = ? AND ${dialect.isAmong("workflow_id")}`,
+    owned: `SELECT workflow_id AS "workflowId" FROM ${workflows} WHERE namespace = ? AND ${isOpen} ` +
+      `AND ${ownerOrNobody} = ?`,
     ended:
       `SELECT ${selection(runFields)} FROM ${workflows} WHERE namespace = ? AND ${dialect.isAmong("workflow_id")} ` +
       `AND ${hasEnded}`,

@@ -345,6 +345,11 @@ export const make = (options: {
         rows<StepStore.RunRowEncoded>(statements.run, [namespace, workflowId]),
         ([run]) => run ?? null
       ),
+    owned: (worker) =>
+      Effect.map(
+        rows<{ readonly workflowId: string }>(statements.owned, [namespace, worker]),
+        (all) => all.map((row) => row.workflowId)
+      ),
     ended: (workflowIds) => rows(statements.ended, [namespace, JSON.stringify(workflowIds)]),
     inboxes: (workflowIds) => rows(statements.inboxes, [namespace, JSON.stringify(workflowIds)]),
     mail: (workflowId, wanted) =>
