@@ -437,6 +437,21 @@ for (const [store, layer] of stores) {
           expect(yield* stepsOf("wf")).toContain("0.0 idle FAILED 1")
         }))
 
+      test("at the end of the generation, if the body has caught it and continues as new", () =>
+        Effect.gen(function*() {
+          let generation = 0
+          const body = Effect.suspend((): Body =>
+            ++generation === 2
+              ? Effect.succeed("the next one")
+              : Branch.all([idle, Effect.zipRight(stepOf("step"), Effect.die("a mistake"))], {
+                concurrency: "unbounded"
+              }).pipe(Effect.catchAllDefect(() => Parent.continueAsNew(undefined)))
+          )
+          expect(yield* run(body)).toBe("\"the next one\"")
+          expect(yield* cancelAtOf("~wf:0.0")).not.toBe(null)
+          expect(yield* stepsOf("wf")).toContain("0.0 idle FAILED 1")
+        }))
+
       test("and not when the parent leaves memory", () =>
         Effect.gen(function*() {
           yield* Effect.gen(function*() {

@@ -354,7 +354,8 @@ export class Residency {
       this.program = program.next(payload)
       return this.once(true, this.program)
     })
-    return Effect.matchEffect(this.patiently(this.household.journal.write(update)), {
+    const write = Effect.zipRight(cancelDoomed(run), this.household.journal.write(update))
+    return Effect.matchEffect(this.patiently(write), {
       onFailure: (error) =>
         Effect.flatMap(this.hasEnded(generation), (ended) => ended ? goOn : this.stop(run, asReason(error), [], [])),
       onSuccess: (answer) => answer._tag === "Accepted" ? goOn : Effect.succeedNone
