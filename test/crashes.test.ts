@@ -283,7 +283,7 @@ describe.each(stores)("a random workflow, crashed at random (%s)", (name, store)
     "loses nothing that was acknowledged, repeats no effect but for a death, and replays as it ended",
     () =>
       property(fc.tuple(trials(true), plans(true)), store, some, ([program, plan]) => disturbed(program, true, plan)),
-    Number(process.env.FC_RUNS ?? 1_000) * 1_000
+    Number(process.env.FC_RUNS ?? 180) * 1_000
   )
 
   it.live(
@@ -295,6 +295,6 @@ describe.each(stores)("a random workflow, crashed at random (%s)", (name, store)
           const calm = yield* disturbed(program, false, undisturbed).pipe(Effect.provide(MemoryStepStore.layer))
           assert.deepStrictEqual(settled(crashed), settled(calm))
         })),
-    Number(process.env.FC_RUNS ?? 1_000) * 1_000
+    Number(process.env.FC_RUNS ?? 180) * 1_000
   )
 })

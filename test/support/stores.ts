@@ -20,7 +20,7 @@ export const stores: ReadonlyArray<readonly [name: string, layer: Layer.Layer<St
         // A poll for other processes, of which there are none, would make the test's clock hop every 20 milliseconds.
         Effect.map(
           temporaryFile,
-          (filename) => SqliteStepStore.layer({ filename, synchronous: "NORMAL", pollInterval: "1 day" })
+          (filename) => SqliteStepStore.layer({ filename, synchronous: "NORMAL", pollInterval: "1000 days" })
         )
       )
     )
