@@ -635,9 +635,9 @@ export class ActiveRun {
   /** The payload of the next generation, once the body has asked for it. */
   private nextPayload: { readonly payload: string | null } | null = null
 
-  /** Interrupts the body, where it lets itself be interrupted. */
+  /** Interrupts the body, which has begun, where it lets itself be interrupted. */
   interruptBody(): void {
-    this.body?.unsafeInterruptAsFork(FiberId.none)
+    this.body!.unsafeInterruptAsFork(FiberId.none)
   }
 
   /** The body ends here, and the next generation begins with this payload. */
