@@ -211,6 +211,88 @@ describe.each(stores)("Deadlines (%s)", (_, store) => {
     }))
 })
 
+describe.each(stores)("A run that has been cancelled (%s)", (_, store) => {
+  const test = testOn(store)
+
+  test("sleeps in its finalizers, and leaves memory while it does", () =>
+    Effect.gen(function*() {
+      const { add, entries } = ledger()
+      const live = Job.toLayer(() =>
+        Effect.zipRight(Effect.sleep("10 days"), stepOf("never", add)).pipe(
+          Effect.ensuring(Effect.zipRight(Effect.sleep("1 day"), stepOf("finalizer", add)))
+        )
+      )
+      yield* Effect.gen(function*() {
+        const hour = 60 * 60 * 1_000
+        yield* Job.start(undefined, { workflowId: "wf", deadline: "1 hour" })
+        const waiting = yield* Effect.fork(failure(Job.await("wf")))
+        yield* turns(20)
+        yield* TestClock.setTime(hour)
+        yield* eventually(recorded("wf"), (rows) => rows.length === 1)
+        yield* turns(20)
+        yield* TestClock.adjust("1 second")
+        yield* eventually(rowOf("wf"), ({ status, wakeAt }) => status === "SUSPENDED" && wakeAt === 25 * hour)
+        yield* TestClock.setTime(25 * hour)
+        expect(yield* Fiber.join(waiting)).toEqual(cancelled("deadline"))
+        expect(entries).toEqual(["finalizer"])
+      }).pipe(inEngine({ ...quiet, workflows: [live] }))
+    }))
+
+  test("does not continue as new, whatever its finalizers say", () =>
+    Effect.gen(function*() {
+      const { begun, pass } = gate()
+      const live = Counter.toLayer(() =>
+        Effect.as(pass, 1).pipe(Step.durable("long"), Effect.ensuring(Counter.continueAsNew({ n: 2 })))
+      )
+      yield* Effect.gen(function*() {
+        yield* Counter.start({ n: 1 }, { workflowId: "wf" })
+        yield* begun
+        yield* Counter.cancel("wf")
+        expect(yield* failure(Counter.await("wf"))).toEqual(cancelled("cancelled"))
+        expect(yield* rowOf("wf")).toMatchObject({ generation: 0 })
+      }).pipe(inEngine({ ...quiet, workflows: [live] }))
+    }))
+
+  test("has ended otherwise if its body had ended when it was to be told", () =>
+    Effect.gen(function*() {
+      const store = yield* StepStore.StepStore
+      const { add, entries } = ledger()
+      const held = gate()
+      const { begun, open, pass } = gate()
+      const live = Job.toLayer(() =>
+        Effect.as(pass, 1).pipe(
+          Step.durable("long", { compensate: () => add("undone") }),
+          Effect.zipRight(Effect.fail("no"))
+        )
+      )
+      yield* Effect.gen(function*() {
+        yield* Job.start(undefined, { workflowId: "wf", deadline: "50 millis" })
+        yield* begun
+        // The outcome of the step and the cancellation are recorded in one batch, while the journal is busy.
+        const other = yield* Effect.fork(Workflow.run("other", stepOf("other")))
+        yield* held.begun
+        yield* open
+        yield* turns(20)
+        yield* TestClock.adjust("50 millis")
+        yield* turns(20)
+        yield* held.open
+        expect(yield* failure(Job.await("wf"))).toBe("no")
+        yield* Fiber.join(other)
+        expect(yield* recorded("wf")).toEqual(["0 long", "cancel deadline", "1.0 long"])
+        expect(entries).toEqual(["undone"])
+      }).pipe(
+        inEngine({ ...quiet, workflows: [live] }),
+        Effect.provideService(StepStore.StepStore, {
+          ...store,
+          commit: (batch) =>
+            batch.some((update) => update.workflowId === "other" && update.insert !== null)
+              ? Effect.zipRight(held.pass, store.commit(batch))
+              : store.commit(batch)
+        })
+      )
+    }))
+})
+
 describe.each(stores)("A deadline (%s)", (_, store) => {
   const test = testOn(store)
 
