@@ -18,6 +18,7 @@ import { brings, failCommits, withFaults } from "./support/faults.js"
 import {
   attemptsOf,
   eventually,
+  failure,
   inEngine,
   ledger,
   openEngine,
@@ -661,5 +662,26 @@ describe("two engines on one file", () => {
       expect(yield* Fiber.join(waiting)).toBe("7")
       expect(yield* third(rowOf("wf"))).toMatchObject({ epoch: 3, status: "COMPLETED" })
       yield* b.close
+    }))
+
+  it.scoped("what lives in one is cancelled by another, at once", () =>
+    Effect.gen(function*() {
+      const filename = yield* temporaryFile
+      const [first, second] = yield* Effect.all([connect(filename), connect(filename)])
+      const a = yield* openEngine({
+        ...quiet,
+        parkGrace: "1 day",
+        workflows: [live(Effect.as(Effect.sleep("1 hour"), "slept"))]
+      }).pipe(first)
+      const client = yield* openEngine(quiet).pipe(second)
+      yield* a.run(begin)
+      yield* seconds(1)
+      expect(yield* second(statusOf("wf"))).toBe("RUNNING")
+      const waiting = yield* Effect.fork(failure(client.run(end)))
+      yield* client.run(Sleeper.cancel("wf"))
+      yield* seconds(1)
+      expect(yield* Fiber.join(waiting)).toMatchObject({ _tag: "RunCancelled", reason: "cancelled" })
+      expect(yield* second(rowOf("wf"))).toMatchObject({ epoch: 1, status: "CANCELLED" })
+      yield* a.close
     }))
 })

@@ -81,7 +81,13 @@ export const make = (options: {
         [namespace, JSON.stringify(there.map((update) => update.workflowId))]
       )
     const existing = new Map(runs.map((run) => [run.workflowId, run]))
-    const answers = yield* Effect.forEach(batch, (update) => answerOf(session, update, before.get(update.workflowId)))
+    const answers: Array<Answer> = []
+    for (const update of batch) {
+      const run = before.get(update.workflowId)
+      answers.push(
+        update.epoch === null && run !== undefined ? yield* deliver(session, update, run) : answerOf(update, run)
+      )
+    }
     const updates = batch.filter((_, i) => answers[i] === accepted)
 
     const inserts: Array<Parameters<typeof statements.insertRuns.bind>[1]> = []
@@ -117,10 +123,8 @@ export const make = (options: {
     yield* write(session, statements.putSteps, steps)
     yield* write(session, statements.insertAttempts, attempts)
     yield* write(session, statements.patchRuns, patches)
-    for (const update of updates) {
-      if (update.epoch !== null) {
-        yield* exchange(session, update)
-      }
+    for (const update of updates.filter(exchanges)) {
+      yield* exchange(session, update)
     }
     yield* tell(session, updates.flatMap((update) => update.tells))
 
@@ -130,23 +134,16 @@ export const make = (options: {
     })
   })
 
-  /** What becomes of an update, by what is there. What comes from outside is written at once. */
-  const answerOf = Effect.fnUntraced(function*(
-    session: Session,
-    update: StepStore.RunUpdateEncoded,
-    run: RunBefore | undefined
-  ) {
+  /** What becomes of an update of a run's own worker, by what is there. */
+  const answerOf = (update: StepStore.RunUpdateEncoded, run: RunBefore | undefined): Answer => {
     if (update.insert !== null) {
       return run === undefined ? accepted : fenced
     }
-    if (run === undefined || (update.epoch !== null && update.epoch !== run.epoch)) {
+    if (run === undefined || update.epoch !== run.epoch) {
       return fenced
     }
-    if (update.epoch === null) {
-      return yield* deliver(session, update, run)
-    }
     return update.inbox === null || update.inbox === run.inbox ? accepted : missed
-  })
+  }
 
   /** What is sent to a run from outside: a signal, or that it is to be cancelled. */
   const deliver = Effect.fnUntraced(function*(session: Session, update: StepStore.RunUpdateEncoded, run: RunBefore) {
@@ -387,6 +384,11 @@ export const make = (options: {
     changes: hub.changes(options.watch)
   }
 }
+
+/** Most updates do nothing with signals, and belong to the generation that goes on. */
+const exchanges = (update: StepStore.RunUpdateEncoded) =>
+  update.epoch !== null &&
+  (update.next !== null || update.signals.length + update.takes.length + update.gives.length > 0)
 
 const hasStepsOnly = (update: StepStore.RunUpdateEncoded) =>
   update.epoch !== null && update.insert === null && update.patch === null && update.next === null &&
