@@ -139,6 +139,8 @@ export interface LastRows {
   readonly attempts?: ReadonlyArray<AttemptRow>
 }
 
+const nothingElse: Partial<RunUpdate> = {}
+
 export class ActiveRun {
   readonly sequencer: Sequencer
   readonly unwinding: Unwinding
@@ -297,28 +299,31 @@ export class ActiveRun {
    * journal.
    */
   record(row: Omit<StepRow, "position" | "final">, also: Partial<RunUpdate> = {}): Effect.Effect<void> {
-    return Effect.suspend(() => {
-      const position = this.takePosition()
-      if (position === null) {
-        return Effect.void
-      }
-      this.cautious = false
-      const recorded: StepRow = { ...row, position, final: true }
-      this.offered = position
-      return this.household.journal.offer({
-        update: this.update({ ...also, steps: [recorded] }),
-        cancelled: () => this.lost,
-        done: (result) =>
-          this.acknowledged(result, () => {
-            this.handCommitted()
-            this.durable = position
-            for (const { signalId } of also.takes ?? []) {
-              this.mailbox.taken(signalId)
-            }
-            this.sequencer.recorded(recorded)
-            this.handCommitted()
-          })
-      })
+    return Effect.suspend(() => this.put(row, also))
+  }
+
+  /** As {@link record}, which takes place when this is called; what it answers waits for room. */
+  put(row: Omit<StepRow, "position" | "final">, also: Partial<RunUpdate> = nothingElse): Effect.Effect<void> {
+    const position = this.takePosition()
+    if (position === null) {
+      return Effect.void
+    }
+    this.cautious = false
+    const recorded: StepRow = { ...row, position, final: true }
+    this.offered = position
+    return this.household.journal.offer({
+      update: this.update({ ...also, steps: [recorded] }),
+      cancelled: this.isLost,
+      done: (result) =>
+        this.acknowledged(result, () => {
+          this.handCommitted()
+          this.durable = position
+          for (const { signalId } of also.takes ?? []) {
+            this.mailbox.taken(signalId)
+          }
+          this.sequencer.recorded(recorded)
+          this.handCommitted()
+        })
     })
   }
 
@@ -378,7 +383,7 @@ export class ActiveRun {
     return Effect.async((resume) =>
       this.household.journal.enqueue({
         update: this.update(changes),
-        cancelled: () => this.lost,
+        cancelled: this.isLost,
         done: (result) => this.acknowledged(result, () => resume(Effect.void))
       })
     )
@@ -386,6 +391,7 @@ export class ActiveRun {
 
   /** What is still waiting in the journal must not be written: a record before it could not be. */
   private lost = false
+  private readonly isLost = () => this.lost
 
   private acknowledged(result: Exit.Exit<CommitAnswer, StoreError>, then: () => void) {
     if (Exit.isSuccess(result)) {

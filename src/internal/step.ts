@@ -1,7 +1,9 @@
 /** How a step runs: in a fiber of its own, on the ordinary scheduler, so that nothing it does is seen by the body but its outcome. */
 import * as Cause from "effect/Cause"
 import * as Chunk from "effect/Chunk"
+import type * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
 import { constFalse } from "effect/Function"
 import * as Option from "effect/Option"
 import type * as Schema from "effect/Schema"
@@ -9,17 +11,17 @@ import { ProcessKilled, RecordUndecodable, StepInterrupted, StepTimeout } from "
 import type { StepRow } from "../StepStore.js"
 import type { ActiveRun } from "./activeRun.js"
 import { encodeEngineError, EngineError, forPeople, pastOf } from "./attempts.js"
+import { LazyScope } from "./lazyScope.js"
 import { fingerprintProblem, nameProblem } from "./names.js"
 import type { Begun } from "./operation.js"
 import { durable } from "./operation.js"
 import type { Branch, InStep } from "./place.js"
 import type { Retry } from "./retry.js"
 import { stepper } from "./retry.js"
-import { type Encoded, rowOf, underWay } from "./row.js"
-import { CurrentStep } from "./run.js"
+import { completed, type Encoded, rowOf, underWay } from "./row.js"
 import type { Turns } from "./stepFiber.js"
-import { diedOf, infoOf, runStep } from "./stepFiber.js"
-import { decode, encode, TooLarge, Unrecordable } from "./values.js"
+import { contextOf, diedOf, restoreOf, runStep } from "./stepFiber.js"
+import { decode, encode, follow, TooLarge, Unrecordable } from "./values.js"
 import { sleepUntil } from "./waiting.js"
 
 export interface StepSpec {
@@ -108,17 +110,18 @@ const begin = (
   let startedAt = run.now()
   const row = (outcome: Encoded): StepRow => rowOf(spec, begun, { attempt, startedAt }, outcome)
   const place: InStep = { _tag: "Step", run, stepId: spec.id, transaction: false, ended: false }
+  const restore = restoreOf(begun)
   /** Records what the body is told. */
-  const settle = (outcome: Encoded) =>
-    Effect.suspend(() => {
-      run.attemptEnded(stepKey)
-      place.ended = true
-      return run.record(row(outcome))
-    })
+  const settle = (outcome: Encoded) => {
+    run.attemptEnded(stepKey)
+    place.ended = true
+    return run.put(row(outcome))
+  }
 
   // -- an attempt
 
-  const marked = Effect.suspend(() => {
+  /** Marks that an attempt begins; answers what has to be waited for before it does. */
+  const mark = (): Effect.Effect<void> | null => {
     if (run.leaving) {
       return run.idling(run.parked)
     }
@@ -135,37 +138,43 @@ const begin = (
       return run.writeThrough({ steps: [started], attempts: [] })
     }
     run.jot(started)
-    return Effect.void
-  })
+    return null
+  }
 
-  const encodedOf = (effect: Effect.Effect<unknown, unknown, unknown>) =>
-    Effect.matchCauseEffect(effect, {
-      onFailure: (cause) => encodeFailure(cause, spec, limits.value),
-      onSuccess: (value) => encodeSuccess(value, spec, limits.value)
-    })
-  const effect = Effect.scoped(self)
   const { timeout } = spec
-  /** What the step ends with, as it is recorded; it dies if the step does. */
-  const attempted = (restore: Restore): Effect.Effect<Encoded, never, unknown> =>
-    Effect.zipRight(
-      restore(marked),
-      timeout === null ? encodedOf(restore(effect)) : Effect.suspend(() =>
-        restore(Effect.raceFirst(
-          encodedOf(effect),
-          Effect.as(
-            sleepUntil(clock, clock.unsafeCurrentTimeMillis() + timeout),
-            engineFailure(new StepTimeout({ workflowId: run.workflowId, stepId: spec.id, attempt, millis: timeout }))
-          )
-        ))
-      )
+  const encodeExit = {
+    onFailure: (cause: Cause.Cause<unknown>) => encodeFailure(cause, spec, limits.value),
+    onSuccess: (value: unknown) => encodeSuccess(value, spec, limits.value)
+  }
+  const untimed = (scope: LazyScope): Effect.Effect<Encoded, never, unknown> =>
+    Effect.matchCauseEffect(restore(self), {
+      onFailure: (cause) => scope.closed(Exit.failCause(cause), encodeExit),
+      onSuccess: (value) => scope.closed(Exit.succeed(value), encodeExit)
+    })
+  const timed = (millis: number): Effect.Effect<Encoded, never, unknown> =>
+    Effect.suspend(() =>
+      restore(Effect.raceFirst(
+        Effect.matchCauseEffect(Effect.scoped(self), encodeExit),
+        Effect.as(
+          sleepUntil(clock, clock.unsafeCurrentTimeMillis() + millis),
+          engineFailure(new StepTimeout({ workflowId: run.workflowId, stepId: spec.id, attempt, millis }))
+        )
+      ))
     )
+  /** What the step ends with, as it is recorded; it dies if the step does. */
+  const attempted = (scope: LazyScope): Effect.Effect<Encoded, never, unknown> =>
+    Effect.suspend(() => {
+      const marking = mark()
+      const going = timeout === null ? untimed(scope) : timed(timeout)
+      return marking === null ? going : Effect.zipRight(restore(marking), going)
+    })
 
   // -- what follows it
 
   /** Between two attempts the run may leave memory. */
   const pause = (dueAt: number) => run.betweenAttempts(address, dueAt, sleepUntil(clock, dueAt))
 
-  const retried = (retry: Retry, restore: Restore): Effect.Effect<void, never, unknown> => {
+  const retried = (retry: Retry): Effect.Effect<void, never, unknown> => {
     const step = stepper(retry, clock, run.idempotencyKeyOf(address))
 
     /** Tries again if the schedule has an attempt left. */
@@ -203,7 +212,7 @@ const begin = (
     })
 
     const loop: Effect.Effect<void, never, unknown> = Effect.suspend(() =>
-      Effect.matchCauseEffect(Effect.provideService(attempted(restore), CurrentStep, infoOf(begun, spec.id, attempt)), {
+      Effect.matchCauseEffect(attempt === first ? attempted(scope) : later(), {
         onFailure: (cause) =>
           retry.defects
             ? after(engineFailure(diedOf(begun, spec.id, attempt, cause)), Effect.failCause(cause))
@@ -211,6 +220,15 @@ const begin = (
         onSuccess: (outcome) => outcome.status === "COMPLETED" ? settle(outcome) : after(outcome, settle(outcome))
       })
     )
+
+    /** The fiber began with what the first attempt needs. */
+    const later = () => {
+      const scope = new LazyScope()
+      return Effect.mapInputContext(
+        attempted(scope),
+        (context: Context.Context<unknown>) => contextOf(context, begun, spec.id, attempt, scope)
+      )
+    }
 
     /** The schedule goes on where the attempts before have left it. */
     return Effect.zipRight(
@@ -223,14 +241,17 @@ const begin = (
     )
   }
 
-  const work = (restore: Restore) =>
-    spec.retry === null ? Effect.flatMap(attempted(restore), settle) : retried(spec.retry, restore)
+  const scope = new LazyScope()
 
-  const program = (restore: Restore): Effect.Effect<void, never, unknown> => {
+  const work = () => spec.retry === null ? Effect.flatMap(attempted(scope), settle) : retried(spec.retry)
+
+  const program = (): Effect.Effect<void, never, unknown> => {
     if (past.cutOff && spec.onInterrupted === "fail") {
       attempt = past.last
-      return settle(
-        engineFailure(new StepInterrupted({ workflowId: run.workflowId, stepId: spec.id, attempt: past.last }))
+      return Effect.suspend(() =>
+        settle(
+          engineFailure(new StepInterrupted({ workflowId: run.workflowId, stepId: spec.id, attempt: past.last }))
+        )
       )
     }
     if (past.kills >= limits.kills && before?.errorTag !== "ProcessKilled") {
@@ -244,7 +265,7 @@ const begin = (
         return run.parked
       })
     }
-    return past.dueAt === null ? work(restore) : Effect.zipRight(restore(pause(past.dueAt)), work(restore))
+    return past.dueAt === null ? work() : Effect.zipRight(restore(pause(past.dueAt)), work())
   }
 
   return runStep({
@@ -253,14 +274,12 @@ const begin = (
     stepKey,
     place,
     row,
-    program: Effect.uninterruptibleMask(program),
+    program: program(),
+    scope,
     isRecorded: constFalse,
     turns: spec.turns
   })
 }
-
-/** What can be cut of a step: its effect, and what comes between two attempts. What it has ended with is recorded. */
-type Restore = <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
 
 /** What Perdure itself has to say of an attempt, in place of the step. */
 const engineFailure = (error: EngineError): Encoded => ({
@@ -279,11 +298,10 @@ export const encodeSuccess = (
   spec: RecordedSpec,
   maxBytes: number
 ): Effect.Effect<Encoded, never, unknown> =>
-  Effect.match(encode(value, spec.success, maxBytes), {
+  follow(encode(value, spec.success, maxBytes), {
     onFailure: dieOf("result", spec),
-    onSuccess: (output): Effect.Effect<Encoded> =>
-      Effect.succeed({ status: "COMPLETED", output, errorTag: null, error: null })
-  }).pipe(Effect.flatten)
+    onSuccess: (output) => Exit.succeed(completed(output))
+  })
 
 export const encodeFailure = (
   cause: Cause.Cause<unknown>,
@@ -303,11 +321,10 @@ export const encodeFailure = (
       )
     )
   }
-  return Effect.match(encode(failure.value, spec.error, maxBytes), {
+  return follow(encode(failure.value, spec.error, maxBytes), {
     onFailure: dieOf("failure", spec),
-    onSuccess: (error): Effect.Effect<Encoded> =>
-      Effect.succeed({ status: "FAILED", output: null, errorTag: null, error })
-  }).pipe(Effect.flatten)
+    onSuccess: (error): Exit.Exit<Encoded> => Exit.succeed({ status: "FAILED", output: null, errorTag: null, error })
+  })
 }
 
 const dieOf = (what: string, spec: RecordedSpec) => (error: Unrecordable | TooLarge): Effect.Effect<never> =>
@@ -328,7 +345,7 @@ export const answer = (
 ): Effect.Effect<unknown, unknown, unknown> => {
   const refused = (detail: string) => run.refuse(undecodable(run, record.stepKey, detail))
   return record.status === "COMPLETED"
-    ? Effect.catchAll(decode(record.output, spec.success), refused)
+    ? follow(decode(record.output, spec.success), { onFailure: refused, onSuccess: Exit.succeed })
     : Effect.matchEffect(decodeFailure(record, spec), { onFailure: refused, onSuccess: Effect.fail })
 }
 

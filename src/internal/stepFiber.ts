@@ -1,11 +1,13 @@
 /** The fiber that a step runs in: how it begins, how its death stops the run, and how it is cut. */
 import * as Cause from "effect/Cause"
 import * as Context from "effect/Context"
-import type * as Effect from "effect/Effect"
+import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Option from "effect/Option"
 import * as Runtime from "effect/Runtime"
+import * as RuntimeFlags from "effect/RuntimeFlags"
 import { defaultScheduler } from "effect/Scheduler"
+import * as Scope from "effect/Scope"
 import { StepDied } from "../Errors.js"
 import type { StepRow } from "../StepStore.js"
 import type { LastRows } from "./activeRun.js"
@@ -21,7 +23,7 @@ import { unwatched } from "./unwinding.js"
 import { TooLarge } from "./values.js"
 
 /** What a step can know of itself. */
-export const infoOf = ({ address, branch: { run } }: Begun, stepId: string, attempt: number): StepInfo => ({
+const infoOf = ({ address, branch: { run } }: Begun, stepId: string, attempt: number): StepInfo => ({
   workflowId: run.workflowId,
   stepId,
   stepKey: run.keyOf(address),
@@ -31,6 +33,35 @@ export const infoOf = ({ address, branch: { run } }: Begun, stepId: string, atte
     return run.idempotencyKeyOf(address)
   }
 })
+
+/** What an attempt at a step has around it: what the body had, what it can know of itself, and a scope of its own. */
+export const contextOf = (
+  context: Context.Context<unknown>,
+  begun: Begun,
+  stepId: string,
+  attempt: number,
+  scope: Scope.Scope
+): Context.Context<unknown> =>
+  Context.add(Context.add(context, CurrentStep, infoOf(begun, stepId, attempt)), Scope.Scope, scope)
+
+/**
+ * The flags with which the fiber of a step begins. It is the engine's own, so nobody watches it, and no metric counts it (which costs
+ * more than the fiber); and what it does before and after the effect of the step is not interrupted.
+ */
+const flagsOf = ({ status }: Begun): RuntimeFlags.RuntimeFlags =>
+  RuntimeFlags.disable(
+    RuntimeFlags.disable(unwatched(status.runtimeFlags), RuntimeFlags.RuntimeMetrics),
+    RuntimeFlags.Interruption
+  )
+
+/**
+ * Gives an effect the flags of the body that asked for the step. So marked is what can be cut of a step: its effect, and what comes
+ * between two attempts. What it has ended with is recorded.
+ */
+export const restoreOf = (begun: Begun): Restore =>
+  Effect.withRuntimeFlagsPatch(RuntimeFlags.diff(flagsOf(begun), unwatched(begun.status.runtimeFlags)))
+
+export type Restore = <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
 
 export const diedOf = (
   { address, branch: { run } }: Begun,
@@ -52,7 +83,10 @@ export interface StepWork {
   readonly attempt: number
   readonly stepKey: string
   readonly place: InStep
+  /** Not interrupted but for what {@link restoreOf} marks. */
   readonly program: Effect.Effect<void, never, unknown>
+  /** That of the first attempt. */
+  readonly scope: Scope.Scope
   /** A row of the attempt under way. */
   readonly row: (outcome: Encoded) => StepRow
   /** Once the record is there, how the fiber ends does not matter. */
@@ -66,20 +100,16 @@ export interface StepWork {
  *
  * @returns what stops it again, and calls back when it has let go
  */
-export const runStep = ({ attempt, begun, isRecorded, place, program, row, stepKey, turns }: StepWork) => {
-  const { fiber, status } = begun
+export const runStep = ({ attempt, begun, isRecorded, place, program, row, scope, stepKey, turns }: StepWork) => {
+  const { fiber } = begun
   const { run, stepId } = place
   const failed = (detail: string) => row({ status: "FAILED", output: null, errorTag: null, error: forPeople(detail) })
 
   const stepFiber = Runtime.runFork(
     Runtime.make({
-      context: Context.add(
-        fiber.currentContext as Context.Context<unknown>,
-        CurrentStep,
-        infoOf(begun, stepId, attempt)
-      ),
+      context: contextOf(fiber.currentContext as Context.Context<unknown>, begun, stepId, attempt, scope),
       fiberRefs: fiber.getFiberRefs(),
-      runtimeFlags: unwatched(status.runtimeFlags)
+      runtimeFlags: flagsOf(begun)
     }),
     run.household.attendant.step(program),
     { scheduler: defaultScheduler, immediate: false, updateRefs: putAt(place) }

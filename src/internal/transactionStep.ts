@@ -8,6 +8,7 @@ import type { Misplaced } from "../Errors.js"
 import type { SharedClient, StepRow } from "../StepStore.js"
 import type { ActiveRun } from "./activeRun.js"
 import { endingOf } from "./activeRun.js"
+import { LazyScope } from "./lazyScope.js"
 import { fingerprintProblem, nameProblem } from "./names.js"
 import type { Begun } from "./operation.js"
 import { durable } from "./operation.js"
@@ -15,7 +16,7 @@ import type { InStep } from "./place.js"
 import { type Encoded, rowOf, underWay } from "./row.js"
 import type { RecordedSpec } from "./step.js"
 import { answer, encodeFailure, encodeSuccess } from "./step.js"
-import { runStep } from "./stepFiber.js"
+import { restoreOf, runStep } from "./stepFiber.js"
 
 export interface TransactionSpec extends RecordedSpec {
   readonly fingerprint: string | null
@@ -176,13 +177,14 @@ const begin = (
     row,
     turns: null,
     isRecorded: () => recorded,
-    program: Effect.matchEffect(clientFor(called, run, context), {
+    scope: new LazyScope(),
+    program: restoreOf(begun)(Effect.matchEffect(clientFor(called, run, context), {
       onFailure: (misplaced) => run.refuse(misplaced),
       onSuccess: (client) =>
         started.pipe(
           Effect.zipRight(faults.at("step-started", () => run.finish({ _tag: "Crashed" }))),
           Effect.zipRight(transact(client))
         )
-    })
+    }))
   })
 }

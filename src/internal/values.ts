@@ -1,6 +1,13 @@
-/** How values cross into records and back: through their schema if they have one, else as plain JSON. */
+/**
+ * How values cross into records and back: through their schema if they have one, else as plain JSON.
+ *
+ * Most schemas are synchronous, and what comes of them is an `Exit`: whoever goes on from it with {@link follow} spends no operation
+ * of a fiber on it. A step crosses here twice.
+ */
 import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
+import * as Either from "effect/Either"
+import * as Exit from "effect/Exit"
 import * as ParseResult from "effect/ParseResult"
 import * as Schema from "effect/Schema"
 import { describe } from "./describe.js"
@@ -26,6 +33,16 @@ export class TooLarge extends Error {
   }
 }
 
+/** Goes on from an effect: at once, if it is the `Exit` of a success. */
+export const follow = <A, E, R, B, E2, R2>(
+  self: Effect.Effect<A, E, R>,
+  then: {
+    readonly onFailure: (error: E) => Effect.Effect<B, E2, R2>
+    readonly onSuccess: (value: A) => Effect.Effect<B, E2, R2>
+  }
+): Effect.Effect<B, E2, R | R2> =>
+  Exit.isExit(self) && Exit.isSuccess(self) ? then.onSuccess(self.value as A) : Effect.matchEffect(self, then)
+
 /** The JSON text of a value, or why it has none. */
 export const encode = (
   value: unknown,
@@ -34,34 +51,45 @@ export const encode = (
 ): Effect.Effect<string | null, Unrecordable | TooLarge, unknown> =>
   schema === null
     ? encodePlain(value, "not plain JSON, and there is no schema for it", maxBytes)
-    : Effect.matchEffect(Schema.encode(schema)(value), {
-      onFailure: (error) => Effect.fail(new Unrecordable(`not what the schema describes: ${pretty(error)}`)),
+    : follow(settled(Schema.encode(schema)(value)), {
+      onFailure: (error) => Exit.fail(new Unrecordable(`not what the schema describes: ${pretty(error)}`)),
       onSuccess: (encoded) => encodePlain(encoded, "not plain JSON once encoded by its schema", maxBytes)
     })
+
+/** A synchronous schema answers with an `Either`. */
+const settled = <A, E, R>(self: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
+  Either.isEither(self) && Either.isRight(self) ? Exit.succeed(self.right as A) : self
 
 const encodePlain = (
   value: unknown,
   complaint: string,
   maxBytes: number
-): Effect.Effect<string | null, Unrecordable | TooLarge> => {
+): Exit.Exit<string | null, Unrecordable | TooLarge> => {
   const problem = problemOf(value)
   if (problem !== null) {
-    return Effect.fail(new Unrecordable(`${complaint}: ${problem}`))
+    return Exit.fail(new Unrecordable(`${complaint}: ${problem}`))
   }
   const text = toText(value)
   // A character has at most three bytes of UTF-8.
   const bytes = text === null || text.length * 3 <= maxBytes ? 0 : Buffer.byteLength(text)
-  return bytes > maxBytes ? Effect.fail(new TooLarge(bytes, maxBytes)) : Effect.succeed(text)
+  return bytes > maxBytes ? Exit.fail(new TooLarge(bytes, maxBytes)) : Exit.succeed(text)
 }
 
 /** The value of a recorded text, or why the schema does not accept it. */
-export const decode = (text: string | null, schema: AnySchema | null): Effect.Effect<unknown, string, unknown> =>
-  Effect.suspend(() => {
-    const value = fromText(text)
-    return schema === null ? Effect.succeed(value) : Effect.mapError(Schema.decodeUnknown(schema)(value), pretty)
-  }).pipe(
-    // A codec that gave back something else than it was given, or a schema that throws: the body must not be able to swallow it.
-    Effect.catchAllDefect((defect) => Effect.fail(`decoding it died: ${describe(Cause.die(defect))}`))
-  )
+export const decode = (text: string | null, schema: AnySchema | null): Effect.Effect<unknown, string, unknown> => {
+  // A codec that gave back something else than it was given, or a schema that throws: the body must not be able to swallow it.
+  const decoded = Either.try({
+    try: () => schema === null ? Exit.succeed(fromText(text)) : settled(Schema.decodeUnknown(schema)(fromText(text))),
+    catch: died
+  })
+  if (Either.isLeft(decoded)) {
+    return Exit.fail(decoded.left)
+  }
+  const value: Effect.Effect<unknown, ParseResult.ParseError, unknown> = decoded.right
+  const readable = follow(value, { onFailure: (error) => Exit.fail(pretty(error)), onSuccess: Exit.succeed })
+  return Exit.isExit(readable) ? readable : Effect.catchAllDefect(readable, (defect) => Exit.fail(died(defect)))
+}
+
+const died = (defect: unknown) => `decoding it died: ${describe(Cause.die(defect))}`
 
 const pretty = (error: ParseResult.ParseError) => ParseResult.TreeFormatter.formatErrorSync(error)
