@@ -604,11 +604,11 @@ export class ActiveRun {
   /**
    * Starts the body in a fiber of its own.
    *
-   * @param conclude - given what the body ended with, starts what makes the end of the run of it, in another fiber
+   * @param conclude - given what the body ended with, makes the end of the run of it, or starts what does so in another fiber
    */
   begin(
     fork: () => Fiber.RuntimeFiber<unknown, unknown>,
-    conclude: (exit: Exit.Exit<unknown, unknown>) => Fiber.RuntimeFiber<BodyEnd>
+    conclude: (exit: Exit.Exit<unknown, unknown>) => BodyEnd | Fiber.RuntimeFiber<BodyEnd>
   ): void {
     const { deadlineAt } = this.identity
     if (deadlineAt !== null) {
@@ -623,6 +623,10 @@ export class ActiveRun {
         }
         this.concluding = true
         const end = conclude(exit)
+        if ("_tag" in end) {
+          this.finish({ _tag: "BodyEnded", end })
+          return
+        }
         this.body = end
         end.addObserver((exit) =>
           this.finish({

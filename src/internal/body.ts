@@ -4,20 +4,25 @@ import * as Chunk from "effect/Chunk"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
+import type * as FiberRefs from "effect/FiberRefs"
 import * as Option from "effect/Option"
 import * as Runtime from "effect/Runtime"
+import * as RuntimeFlags from "effect/RuntimeFlags"
+import * as Scope from "effect/Scope"
 import type { StopReason } from "../Errors.js"
 import { BodyDied, RecordUndecodable } from "../Errors.js"
 import type { ActiveRun, BodyEnd } from "./activeRun.js"
 import { endingOf } from "./activeRun.js"
 import { withBodyServices } from "./bodyServices.js"
+import { bodySupervisor, watched } from "./bodySupervisor.js"
 import { cancelStarted } from "./children.js"
 import { compensateAll, drained } from "./compensation.js"
-import { Branch, inBranch } from "./place.js"
+import { LazyScope } from "./lazyScope.js"
+import { Branch, putAt } from "./place.js"
 import type { OutcomeSchemas, Registration } from "./run.js"
 import { Run } from "./run.js"
 import { inTrace } from "./trace.js"
-import { decode, encode, TooLarge, type Unrecordable } from "./values.js"
+import { decode, encode, follow, TooLarge, type Unrecordable } from "./values.js"
 
 const broken = (reason: StopReason): BodyEnd => ({ _tag: "Broken", reason })
 
@@ -70,9 +75,9 @@ const conclude = (
   return Exit.match(exit, {
     onFailure: (cause) => failed(cause, outcome, run, root),
     onSuccess: (value) =>
-      Effect.match(encode(value, outcome.success, run.household.limits.value), {
-        onFailure: (error) => broken(unrecordable("result", error, run)),
-        onSuccess: (outcome): BodyEnd => ({ _tag: "Succeeded", outcome })
+      follow(encode(value, outcome.success, run.household.limits.value), {
+        onFailure: (error) => Exit.succeed(broken(unrecordable("result", error, run))),
+        onSuccess: (outcome): Exit.Exit<BodyEnd> => Exit.succeed({ _tag: "Succeeded", outcome })
       })
   })
 }
@@ -109,26 +114,76 @@ const unrecordable = (what: string, error: Unrecordable | TooLarge, run: ActiveR
     ? run.exceeded(`the number of bytes in the ${what} of the run`, error.limit, error.bytes)
     : new BodyDied({ workflowId: run.workflowId, detail: `its ${what} is ${error.message}`, unwinding: [] })
 
+/**
+ * What a body and its conclusion begin with. The services of a run ask the fiber where it is, so one set of them serves all runs of a
+ * definition: made for each, they were three quarters of what a run held in memory.
+ */
+interface Ground {
+  readonly refs: FiberRefs.FiberRefs
+  /** Of a body: watched, and not interrupted before and after its effect. */
+  readonly outer: RuntimeFlags.RuntimeFlags
+  /** What marks its effect. */
+  readonly restore: <A, E, R>(effect: Effect.Effect<A, E, R>) => Effect.Effect<A, E, R>
+}
+
+const grounds = new WeakMap<Runtime.Runtime<unknown>, Ground>()
+
+const groundOf = (runtime: Runtime.Runtime<unknown>): Ground => {
+  const known = grounds.get(runtime)
+  if (known !== undefined) {
+    return known
+  }
+  const inner = watched(runtime.runtimeFlags)
+  const outer = RuntimeFlags.disable(inner, RuntimeFlags.Interruption)
+  const ground: Ground = {
+    refs: Runtime.runSync(runtime)(withBodyServices(Effect.supervised(Effect.getFiberRefs, bodySupervisor))),
+    outer,
+    restore: Effect.withRuntimeFlagsPatch(RuntimeFlags.diff(outer, inner))
+  }
+  grounds.set(runtime, ground)
+  return ground
+}
+
 /** Starts a body, on the scheduler of its run and in its root branch. */
 export const begin = (run: ActiveRun, program: Program): void => {
   const root = new Branch(run, "", null)
-  const runtime = Runtime.make({
-    runtimeFlags: program.runtime.runtimeFlags,
-    fiberRefs: program.runtime.fiberRefs,
-    context: Context.add(inTrace(run.identity.trace, program.runtime.context), Run, {
-      workflowId: run.workflowId,
-      workflow: run.identity.name,
-      generation: run.identity.generation
-    })
+  const { runtimeFlags } = program.runtime
+  const { outer, refs, restore } = groundOf(program.runtime)
+  const context = Context.add(inTrace(run.identity.trace, program.runtime.context), Run, {
+    workflowId: run.workflowId,
+    workflow: run.identity.name,
+    generation: run.identity.generation
   })
-  const fork = <A, E>(self: Effect.Effect<A, E, unknown>) =>
-    Runtime.runFork(
-      runtime,
-      run.household.attendant.body(withBodyServices(inBranch(self, root, () => run.parked)), run.sequencer),
-      { scheduler: run.sequencer.scheduler, immediate: false }
+  const updateRefs = putAt(root)
+  const fork = <A, E>(
+    self: Effect.Effect<A, E, unknown>,
+    flags: RuntimeFlags.RuntimeFlags,
+    context: Context.Context<unknown>
+  ) => {
+    const fiber = Runtime.runFork(
+      Runtime.make({ runtimeFlags: flags, fiberRefs: refs, context }),
+      run.household.attendant.body(self, run.sequencer),
+      { scheduler: run.sequencer.scheduler, immediate: false, updateRefs }
     )
+    root.enter(fiber)
+    fiber.addObserver(() => root.leave())
+    return fiber
+  }
+  const scope = new LazyScope()
+  const asExit = { onFailure: Exit.failCause<unknown>, onSuccess: Exit.succeed<unknown> }
   run.begin(
-    () => fork(run.unwinding.watch(Effect.scoped(program.effect(run)))),
-    (exit) => fork(conclude(exit, program, run, root))
+    () =>
+      fork(
+        Effect.matchCauseEffect(restore(program.effect(run)), {
+          onFailure: (cause) => scope.closed(Exit.failCause(cause), asExit),
+          onSuccess: (value) => scope.closed(Exit.succeed(value), asExit)
+        }),
+        outer,
+        Context.add(context, Scope.Scope, scope)
+      ),
+    (exit) => {
+      const end = conclude(exit, program, run, root)
+      return Exit.isExit(end) && Exit.isSuccess(end) ? end.value as BodyEnd : fork(end, runtimeFlags, context)
+    }
   )
 }

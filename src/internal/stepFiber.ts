@@ -3,6 +3,7 @@ import * as Cause from "effect/Cause"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
+import type * as Fiber from "effect/Fiber"
 import * as Option from "effect/Option"
 import * as Runtime from "effect/Runtime"
 import * as RuntimeFlags from "effect/RuntimeFlags"
@@ -12,6 +13,7 @@ import { StepDied } from "../Errors.js"
 import type { StepRow } from "../StepStore.js"
 import type { LastRows } from "./activeRun.js"
 import { forPeople } from "./attempts.js"
+import { unwatched } from "./bodySupervisor.js"
 import { describe } from "./describe.js"
 import type { Begun } from "./operation.js"
 import type { InStep } from "./place.js"
@@ -19,7 +21,6 @@ import { putAt } from "./place.js"
 import type { Encoded } from "./row.js"
 import type { StepInfo } from "./run.js"
 import { CurrentStep } from "./run.js"
-import { unwatched } from "./unwinding.js"
 import { TooLarge } from "./values.js"
 
 /** What a step can know of itself. */
@@ -105,7 +106,7 @@ export const runStep = ({ attempt, begun, isRecorded, place, program, row, scope
   const { run, stepId } = place
   const failed = (detail: string) => row({ status: "FAILED", output: null, errorTag: null, error: forPeople(detail) })
 
-  const stepFiber = Runtime.runFork(
+  let running: Fiber.RuntimeFiber<void> | null = Runtime.runFork(
     Runtime.make({
       context: contextOf(fiber.currentContext as Context.Context<unknown>, begun, stepId, attempt, scope),
       fiberRefs: fiber.getFiberRefs(),
@@ -114,7 +115,7 @@ export const runStep = ({ attempt, begun, isRecorded, place, program, row, scope
     run.household.attendant.step(program),
     { scheduler: defaultScheduler, immediate: false, updateRefs: putAt(place) }
   )
-  run.began(stepFiber)
+  run.began(running)
 
   const die = (cause: Cause.Cause<unknown>) => {
     const { attempt, error, startedAt, updatedAt, ...rest } = failed(describe(cause))
@@ -140,7 +141,9 @@ export const runStep = ({ attempt, begun, isRecorded, place, program, row, scope
   }
 
   let cut: (() => void) | null = null
-  stepFiber.addObserver((exit) => {
+  running.addObserver((exit) => {
+    // Who could cut the step has this function until its record is handed over, and a fiber is some kilobytes.
+    running = null
     run.attemptEnded(stepKey)
     place.ended = true
     if (Exit.isFailure(exit) && !isRecorded()) {
@@ -156,10 +159,10 @@ export const runStep = ({ attempt, begun, isRecorded, place, program, row, scope
 
   return (ended: () => void) => {
     cut = ended
-    if (stepFiber.unsafePoll() !== null) {
+    if (running === null) {
       ended()
     } else {
-      stepFiber.unsafeInterruptAsFork(fiber.id())
+      running.unsafeInterruptAsFork(fiber.id())
     }
   }
 }

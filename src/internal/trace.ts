@@ -22,7 +22,7 @@ export const currentTrace: Effect.Effect<string | null> = Effect.map(
 
 /** The context of a body whose spans continue a trace. */
 export const inTrace = (trace: string | null, context: Context.Context<unknown>): Context.Context<unknown> =>
-  Option.match(decode(trace), {
+  trace === null ? context : Option.match(decode(trace), {
     onNone: () => context,
     onSome: (parent) => Context.add(context, Tracer.ParentSpan, Tracer.externalSpan(parent))
   })
