@@ -1,0 +1,240 @@
+/**
+ * The benchmark: `npm run bench`, or `npm run bench -- --workload fleet --runs 200 --steps 10 --sync FULL`.
+ *
+ * Each workload runs in strict alternation with its floor: floor, engine, floor, engine, and so on, each on a fresh file. What comes first
+ * warms up and is not counted.
+ */
+import { parseArgs } from "node:util"
+import { NodeRuntime } from "@effect/platform-node"
+import { Console, Effect, Either } from "effect"
+import { type Line, machine, table, writeJson } from "./report.js"
+import { type Measure, median, type Sample, type Size, type Sync, type Workload } from "./workload.js"
+import { fanOut } from "./workloads/fanOut.js"
+import { fleet, fleetOnClient } from "./workloads/fleet.js"
+import { latency } from "./workloads/latency.js"
+import { replay } from "./workloads/replay.js"
+import { sequential, sequentialOnClient } from "./workloads/sequential.js"
+import { sleepers } from "./workloads/sleepers.js"
+
+const workloads = [sequential, fleet, fanOut, latency, replay, sleepers, sequentialOnClient, fleetOnClient]
+
+const syncs: ReadonlyArray<Sync> = ["FULL", "NORMAL"]
+
+// ---------------------------------------------------------------------------------------------------------------------
+// the command line
+// ---------------------------------------------------------------------------------------------------------------------
+
+const usage = `Usage: npm run bench -- [options]
+
+  --workload NAME    only this one; may be repeated: ${workloads.map(({ name }) => name).join(", ")}
+  --sync MODE        only this one; may be repeated: ${syncs.join(", ")}
+  --runs N           how many runs, where a workload has several (with --growth: at 1x)
+  --steps N          how many steps each run has, where that is free (with --growth: at 1x)
+  --rounds N         how many measured rounds
+  --growth           also the table of growth, of the workloads that have one; on unless a workload or a size is chosen
+  --no-growth        without it
+  --json FILE        writes the results there as well
+  --help             this text`
+
+interface Command {
+  readonly workloads: ReadonlyArray<Workload>
+  readonly syncs: ReadonlyArray<Sync>
+  readonly growthSyncs: ReadonlyArray<Sync>
+  readonly size: Partial<Size>
+  readonly rounds: number | undefined
+  readonly growth: boolean
+  readonly json: string | undefined
+}
+
+/** The values that are among the possible ones; all of these if none are given. */
+const chosen = <A>(
+  option: string,
+  given: ReadonlyArray<string> | undefined,
+  all: ReadonlyArray<readonly [string, A]>
+) =>
+  (given ?? all.map(([name]) => name)).map((name) => {
+    const found = all.find(([possible]) => possible === name)
+    if (found === undefined) {
+      throw new Error(`--${option} ${JSON.stringify(name)} is none of ${all.map(([name]) => name).join(", ")}`)
+    }
+    return found[1]
+  })
+
+const positive = (option: string, given: string | undefined): number | undefined => {
+  if (given !== undefined && !/^[1-9]\d{0,6}$/.test(given)) {
+    throw new Error(`--${option} ${JSON.stringify(given)} is no whole number from 1 to 9999999`)
+  }
+  return given === undefined ? undefined : Number(given)
+}
+
+const parse = (args: ReadonlyArray<string>): Command | "help" => {
+  const { values } = parseArgs({
+    args: [...args],
+    allowNegative: true,
+    options: {
+      workload: { type: "string", multiple: true },
+      sync: { type: "string", multiple: true },
+      runs: { type: "string" },
+      steps: { type: "string" },
+      rounds: { type: "string" },
+      growth: { type: "boolean" },
+      json: { type: "string" },
+      help: { type: "boolean" }
+    }
+  })
+  if (values.help === true) {
+    return "help"
+  }
+  const [runs, steps] = [positive("runs", values.runs), positive("steps", values.steps)]
+  const wanted = chosen("sync", values.sync, syncs.map((sync) => [sync, sync]))
+  return {
+    workloads: chosen("workload", values.workload, workloads.map((workload) => [workload.name, workload])),
+    syncs: wanted,
+    growthSyncs: values.sync === undefined ? ["NORMAL"] : wanted,
+    size: { ...(runs === undefined ? {} : { runs }), ...(steps === undefined ? {} : { steps }) },
+    rounds: positive("rounds", values.rounds),
+    growth: values.growth ?? (values.workload ?? runs ?? steps) === undefined,
+    json: values.json
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// the order of rounds
+// ---------------------------------------------------------------------------------------------------------------------
+
+const progress = (text: string) => Effect.sync(() => process.stderr.write(`${text}\n`))
+
+/** The size, with what the command line changes in it. */
+const sizeOf = (workload: Workload, size: Size, change: Partial<Size>): Size =>
+  workload.takes.reduce((size, part) => ({ ...size, [part]: change[part] ?? size[part] }), size)
+
+const shownSize = ({ runs, steps }: Size) => `${runs} x ${steps}`
+
+/** Value and floor are medians over the rounds; the ratio is the median of the ratios of the pairs. */
+const lineOf = (
+  { name, size, sync }: { readonly name: string; readonly size: Size; readonly sync: Sync },
+  { key, label, target, unit }: Measure,
+  pairs: ReadonlyArray<{ readonly floor: Sample; readonly engine: Sample }>
+): Line => {
+  const value = median(pairs.map((pair) => pair.engine[key]!))
+  const hasFloor = pairs.every((pair) => key in pair.floor)
+  const floor = hasFloor ? median(pairs.map((pair) => pair.floor[key]!)) : null
+  const wanted = target === null ? null : target(size)
+  return {
+    workload: label === "" ? name : `${name}: ${label}`,
+    sync,
+    size: shownSize(size),
+    value,
+    unit,
+    floor,
+    ratio: hasFloor ? median(pairs.map((pair) => pair.engine[key]! / pair.floor[key]!)) : null,
+    target: wanted === null ? "" : wanted.text,
+    met: wanted === null ? null : wanted.isMet(value, floor ?? 0),
+    rounds: pairs.length
+  }
+}
+
+const measured = (workload: Workload, sync: Sync, command: Command) =>
+  Effect.scoped(Effect.gen(function*() {
+    const size = sizeOf(workload, workload.size, command.size)
+    yield* progress(`${workload.name}, ${sync}, ${shownSize(size)}`)
+    const floor = yield* workload.floor(size, sync)
+    const engine = yield* workload.engine(size, sync)
+    const pair = Effect.all({ floor, engine })
+    yield* Effect.replicateEffect(pair, workload.warmUps, { discard: true })
+    const pairs = yield* Effect.replicateEffect(pair, command.rounds ?? workload.rounds)
+    return workload.measures.map((measure) => lineOf({ name: workload.name, size, sync }, measure, pairs))
+  }))
+
+// ---------------------------------------------------------------------------------------------------------------------
+// growth
+// ---------------------------------------------------------------------------------------------------------------------
+
+/** How much larger each size is than the first, and how many rounds it gets at most. */
+const scales = [[1, 5], [10, 3], [100, 1]] as const
+
+/** Milliseconds of the rounds of one size, of which the first is not counted where more than one is. */
+const growthRounds = (engine: Effect.Effect<Sample>, rounds: number) =>
+  rounds === 1
+    ? Effect.replicateEffect(engine, 1)
+    : Effect.zipRight(engine, Effect.replicateEffect(engine, rounds))
+
+const grown = (workload: Workload, sync: Sync, command: Command) =>
+  Effect.gen(function*() {
+    const { growth, name } = workload
+    if (growth === null) {
+      return []
+    }
+    const base = sizeOf(workload, growth.from, command.size)
+    const lines: Array<Line> = []
+    for (const [scale, most] of scales) {
+      const size = { ...base, [growth.grows]: scale * base[growth.grows] }
+      yield* progress(`growth of ${name}, ${sync}, ${shownSize(size)}`)
+      const rounds = Math.min(most, command.rounds ?? most)
+      const samples = yield* Effect.scoped(
+        Effect.flatMap(workload.engine(size, sync), (engine) => growthRounds(engine, rounds))
+      )
+      const value = median(samples.map((sample) => growth.millis(sample) * 1_000 / size.runs / size.steps))
+      const first = lines[0]?.value ?? value
+      lines.push({
+        workload: `growth of ${name}`,
+        sync,
+        size: shownSize(size),
+        value,
+        unit: "µs/step",
+        floor: first,
+        ratio: value / first,
+        target: scale === 1 ? "" : "at most 1.3 x that at 1x",
+        met: scale === 1 ? null : value <= 1.3 * first,
+        rounds
+      })
+    }
+    return lines
+  })
+
+// ---------------------------------------------------------------------------------------------------------------------
+// all of it
+// ---------------------------------------------------------------------------------------------------------------------
+
+const bench = (command: Command) =>
+  Effect.gen(function*() {
+    const each = <A>(
+      syncs: ReadonlyArray<Sync>,
+      f: (workload: Workload, sync: Sync) => Effect.Effect<ReadonlyArray<A>>
+    ) =>
+      Effect.map(
+        Effect.forEach(command.workloads, (workload) => Effect.forEach(syncs, (sync) => f(workload, sync))),
+        (lines) => lines.flat(2)
+      )
+    const lines = yield* each(command.syncs, (workload, sync) => measured(workload, sync, command))
+    yield* Console.log(table(
+      `${machine()}\nMedians over the measured rounds; warm-up rounds are excluded. The ratio is the median of engine / floor of each ` +
+        `pair of rounds.\nThe floor: the same rows by better-sqlite3 alone, same tables, same pragmas. A name that ends in ` +
+        `-client: the store is on the application's SqlClient, for information.`,
+      ["engine", "floor", "ratio"],
+      lines
+    ))
+    const growth = command.growth
+      ? yield* each(command.growthSyncs, (workload, sync) => grown(workload, sync, command))
+      : []
+    if (growth.length > 0) {
+      yield* Console.log(table(
+        `Growth: the cost of a step of a workload at 1x, 10x and 100x the size, synchronous = ${
+          command.growthSyncs.join(" and ")
+        }.\nMedians; a warm-up round is excluded except at 100x, which has one round.`,
+        ["engine", "at 1x", "ratio"],
+        growth
+      ))
+    }
+    if (command.json !== undefined) {
+      writeJson(command.json, [...lines, ...growth])
+    }
+  })
+
+Either.match(Either.try({ try: () => parse(process.argv.slice(2)), catch: (error) => (error as Error).message }), {
+  onLeft: (message) => {
+    process.stderr.write(`${message}\n\n${usage}\n`)
+    process.exitCode = 2
+  },
+  onRight: (command) => command === "help" ? process.stdout.write(`${usage}\n`) : NodeRuntime.runMain(bench(command))
+})
