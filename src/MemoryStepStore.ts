@@ -13,7 +13,7 @@ import * as Option from "effect/Option"
 import * as Order from "effect/Order"
 import * as RedBlackTree from "effect/RedBlackTree"
 import { StoreRejected } from "./Errors.js"
-import { ChangeHub, changesOf } from "./internal/changeHub.js"
+import { ChangeHub } from "./internal/changeHub.js"
 import { invariant } from "./internal/invariant.js"
 import * as StepStore from "./StepStore.js"
 
@@ -408,7 +408,7 @@ const make = (namespace: string): StepStore.Encoded => {
           ...next,
           runs: Array.from(tells).reduce((runs, workflowId) => HashMap.modify(runs, workflowId, told), next.runs)
         }
-        hub.publish(changesOf(written))
+        hub.committed(written)
         return answers
       }))
     })

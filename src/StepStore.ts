@@ -20,6 +20,7 @@ import { StopReason, StoreCorrupt } from "./Errors.js"
 import { describe } from "./internal/describe.js"
 import { digest } from "./internal/digest.js"
 import { Housekeeping } from "./internal/housekeeping.js"
+import { RecordsToo } from "./internal/interest.js"
 import { withoutTransaction } from "./internal/transaction.js"
 import { identity, PayloadCodec, type PayloadCodecError, type PayloadCodecShape } from "./PayloadCodec.js"
 
@@ -1308,9 +1309,14 @@ const lift = (encoded: Encoded, codec: PayloadCodecShape): StepStore["Type"] => 
     beat: (worker) => withoutTransaction(encoded.beat(worker)),
     dead: withoutTransaction(encoded.dead),
     changes: Stream.unwrap(
-      Effect.map(
+      Effect.zipWith(
         Housekeeping,
-        (housekeeping) => Stream.provideContext(encoded.changes, Context.make(Housekeeping, housekeeping))
+        RecordsToo,
+        (housekeeping, recordsToo) =>
+          Stream.provideContext(
+            encoded.changes,
+            Context.add(Context.make(Housekeeping, housekeeping), RecordsToo, recordsToo)
+          )
       )
     )
   }

@@ -1,8 +1,9 @@
 import { SqlClient } from "@effect/sql"
 import { SqliteClient } from "@effect/sql-sqlite-node"
 import { describe, expect, it, layer } from "@effect/vitest"
-import { Effect, Either, FastCheck, Layer, Stream } from "effect"
+import { Chunk, Effect, Either, FastCheck, Layer, Stream } from "effect"
 import { Errors, MemoryStepStore, PayloadCodec, SqliteStepStore, StepStore, StepStoreConformance } from "perdure"
+import { RecordsToo } from "../src/internal/interest.js"
 import { completed, everything, newRun, patch, update } from "./suites/rows.js"
 import { sqliteLayer, stores } from "./suites/stores.js"
 
@@ -12,6 +13,30 @@ describe.each(stores)("StepStore (%s)", (_, store) => {
       it.effect(name, () => effect)
     }
   })
+})
+
+describe.each(stores)("changes (%s)", (_, store) => {
+  it.scoped("an engine is told of all but what only adds to a history", () =>
+    Effect.gen(function*() {
+      const { changes, commit } = yield* StepStore.StepStore
+      const pull = yield* Stream.toPull(Stream.provideService(changes, RecordsToo, false))
+      const everything = yield* Stream.toPull(changes)
+      yield* Effect.all([pull, everything])
+      yield* commit([newRun("one"), newRun("two")])
+      expect(Chunk.toArray(yield* pull)).toEqual([{ runs: ["one", "two"], mail: [] }])
+      yield* everything
+      yield* commit([update("one", { steps: [completed("one", 0)] })])
+      yield* commit([
+        update("one", { steps: [completed("one", 1)] }),
+        update("two", { steps: [completed("two", 0)] })
+      ])
+      expect(Chunk.toArray(yield* everything)).toEqual([{ runs: ["one", "two"], mail: [] }])
+      yield* commit([
+        update("one", { steps: [completed("one", 2)] }),
+        update("two", { steps: [completed("two", 1)], patch: patch() })
+      ])
+      expect(Chunk.toArray(yield* pull)).toEqual([{ runs: ["two"], mail: [] }])
+    }).pipe(Effect.provide(store)))
 })
 
 describe("StepStoreConformance", () => {

@@ -20,6 +20,7 @@ import { Attending } from "./attendant.js"
 import { Awaited } from "./awaited.js"
 import { FaultPoints } from "./faultPoints.js"
 import { Housekeeping } from "./housekeeping.js"
+import { RecordsToo } from "./interest.js"
 import { emptyUpdate, Journal } from "./journal.js"
 import type { Limits } from "./limits.js"
 import { freshId } from "./names.js"
@@ -150,6 +151,7 @@ export const make = (settings: Settings): Effect.Effect<Engine["Type"], StoreErr
         return change.runs.every((workflowId) => roster.lives(workflowId)) ? Effect.void : quietly(roster.claimAll([]))
       }),
       Effect.provideService(Housekeeping, settings.housekeeping),
+      Effect.provideService(RecordsToo, false),
       Effect.withTracerEnabled(false),
       Effect.retry(Schedule.spaced(settings.slowPoll)),
       Effect.forkScoped

@@ -3,7 +3,7 @@ import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
 import { type StoreError, StoreRejected } from "../../Errors.js"
 import type * as StepStore from "../../StepStore.js"
-import { ChangeHub, changesOf } from "../changeHub.js"
+import { ChangeHub } from "../changeHub.js"
 import { invariant } from "../invariant.js"
 import { type Database, type Session, transaction, type Work } from "./database.js"
 import type { Liveness } from "./liveness.js"
@@ -244,7 +244,7 @@ export const make = (options: {
   })
 
   const publish = (batch: ReadonlyArray<StepStore.RunUpdateEncoded>) => (answers: ReadonlyArray<Answer>) =>
-    Effect.sync(() => hub.publish(changesOf(batch.filter((_, index) => answers[index] === accepted))))
+    Effect.sync(() => hub.committed(batch.filter((_, index) => answers[index] === accepted)))
 
   const commit = (batch: ReadonlyArray<StepStore.RunUpdateEncoded>) => {
     const [only, another] = batch
