@@ -4,9 +4,11 @@
  * Each workload runs in strict alternation with its floor: floor, engine, floor, engine, and so on, each on a fresh file. What comes first
  * warms up and is not counted.
  */
+import { writeFileSync } from "node:fs"
+import { performance } from "node:perf_hooks"
 import { parseArgs } from "node:util"
 import { NodeRuntime } from "@effect/platform-node"
-import { Console, Effect, Either } from "effect"
+import { Array as Arr, Console, Effect, Either } from "effect"
 import { type Line, machine, table, writeJson } from "./report.js"
 import { type Measure, median, type Sample, type Size, type Sync, type Workload } from "./workload.js"
 import { fanOut } from "./workloads/fanOut.js"
@@ -20,6 +22,12 @@ const workloads = [sequential, fleet, fanOut, latency, replay, sleepers, sequent
 
 const syncs: ReadonlyArray<Sync> = ["FULL", "NORMAL"]
 
+/** No further round of a workload begins after so many milliseconds, once it has had its least number of rounds. */
+const patience = 8_000
+
+/** A size is left out of the table of growth if it would take more milliseconds than that. */
+const growthPatience = 40_000
+
 // ---------------------------------------------------------------------------------------------------------------------
 // the command line
 // ---------------------------------------------------------------------------------------------------------------------
@@ -30,7 +38,7 @@ const usage = `Usage: npm run bench -- [options]
   --sync MODE        only this one; may be repeated: ${syncs.join(", ")}
   --runs N           how many runs, where a workload has several (with --growth: at 1x)
   --steps N          how many steps each run has, where that is free (with --growth: at 1x)
-  --rounds N         how many measured rounds
+  --rounds N         how many measured rounds; otherwise as many as fit in ${patience / 1_000} s, within limits
   --growth           also the table of growth, of the workloads that have one; on unless a workload or a size is chosen
   --no-growth        without it
   --json FILE        writes the results there as well
@@ -52,7 +60,7 @@ const chosen = <A>(
   given: ReadonlyArray<string> | undefined,
   all: ReadonlyArray<readonly [string, A]>
 ) =>
-  (given ?? all.map(([name]) => name)).map((name) => {
+  Arr.dedupe(given ?? all.map(([name]) => name)).map((name) => {
     const found = all.find(([possible]) => possible === name)
     if (found === undefined) {
       throw new Error(`--${option} ${JSON.stringify(name)} is none of ${all.map(([name]) => name).join(", ")}`)
@@ -70,7 +78,6 @@ const positive = (option: string, given: string | undefined): number | undefined
 const parse = (args: ReadonlyArray<string>): Command | "help" => {
   const { values } = parseArgs({
     args: [...args],
-    allowNegative: true,
     options: {
       workload: { type: "string", multiple: true },
       sync: { type: "string", multiple: true },
@@ -78,6 +85,7 @@ const parse = (args: ReadonlyArray<string>): Command | "help" => {
       steps: { type: "string" },
       rounds: { type: "string" },
       growth: { type: "boolean" },
+      "no-growth": { type: "boolean" },
       json: { type: "string" },
       help: { type: "boolean" }
     }
@@ -86,14 +94,28 @@ const parse = (args: ReadonlyArray<string>): Command | "help" => {
     return "help"
   }
   const [runs, steps] = [positive("runs", values.runs), positive("steps", values.steps)]
+  const size = { ...(runs === undefined ? {} : { runs }), ...(steps === undefined ? {} : { steps }) }
+  const selected = chosen("workload", values.workload, workloads.map((workload) => [workload.name, workload]))
+  for (const part of ["runs", "steps"] as const) {
+    if (part in size && !selected.some(({ takes }) => takes.includes(part))) {
+      throw new Error(`--${part} changes nothing in ${selected.map(({ name }) => name).join(", ")}`)
+    }
+  }
+  if (values.growth === true && values["no-growth"] === true) {
+    throw new Error("--growth and --no-growth exclude each other")
+  }
+  if (values.json !== undefined) {
+    // It would be a pity to learn at the end that it cannot be written.
+    writeFileSync(values.json, "", { flag: "a" })
+  }
   const wanted = chosen("sync", values.sync, syncs.map((sync) => [sync, sync]))
   return {
-    workloads: chosen("workload", values.workload, workloads.map((workload) => [workload.name, workload])),
+    workloads: selected,
     syncs: wanted,
     growthSyncs: values.sync === undefined ? ["NORMAL"] : wanted,
-    size: { ...(runs === undefined ? {} : { runs }), ...(steps === undefined ? {} : { steps }) },
+    size,
     rounds: positive("rounds", values.rounds),
-    growth: values.growth ?? (values.workload ?? runs ?? steps) === undefined,
+    growth: values.growth ?? (values["no-growth"] !== true && (values.workload ?? runs ?? steps) === undefined),
     json: values.json
   }
 }
@@ -134,6 +156,17 @@ const lineOf = (
   }
 }
 
+/** Rounds until there are enough of them, or the time for them is over. */
+const rounds = <A>(round: Effect.Effect<A>, { least, most }: Workload["rounds"]) =>
+  Effect.gen(function*() {
+    const start = performance.now()
+    const all: Array<A> = []
+    while (all.length < least || (all.length < most && performance.now() - start < patience)) {
+      all.push(yield* round)
+    }
+    return all
+  })
+
 const measured = (workload: Workload, sync: Sync, command: Command) =>
   Effect.scoped(Effect.gen(function*() {
     const size = sizeOf(workload, workload.size, command.size)
@@ -142,7 +175,10 @@ const measured = (workload: Workload, sync: Sync, command: Command) =>
     const engine = yield* workload.engine(size, sync)
     const pair = Effect.all({ floor, engine })
     yield* Effect.replicateEffect(pair, workload.warmUps, { discard: true })
-    const pairs = yield* Effect.replicateEffect(pair, command.rounds ?? workload.rounds)
+    const pairs = yield* rounds(
+      pair,
+      command.rounds === undefined ? workload.rounds : { least: command.rounds, most: command.rounds }
+    )
     return workload.measures.map((measure) => lineOf({ name: workload.name, size, sync }, measure, pairs))
   }))
 
@@ -150,30 +186,47 @@ const measured = (workload: Workload, sync: Sync, command: Command) =>
 // growth
 // ---------------------------------------------------------------------------------------------------------------------
 
-/** How much larger each size is than the first, and how many rounds it gets at most. */
-const scales = [[1, 5], [10, 3], [100, 1]] as const
+const scales = [1, 10, 100]
 
-/** Milliseconds of the rounds of one size, of which the first is not counted where more than one is. */
-const growthRounds = (engine: Effect.Effect<Sample>, rounds: number) =>
-  rounds === 1
-    ? Effect.replicateEffect(engine, 1)
-    : Effect.zipRight(engine, Effect.replicateEffect(engine, rounds))
+/** The first size takes so little time that the first rounds are still being compiled. */
+const growthRounds = [
+  { warmUps: 3, least: 3, most: 5 },
+  { warmUps: 1, least: 1, most: 3 },
+  { warmUps: 0, least: 1, most: 1 }
+] as const
 
 const grown = (workload: Workload, sync: Sync, command: Command) =>
   Effect.gen(function*() {
     const { growth, name } = workload
+    const lines: Array<Line> = []
     if (growth === null) {
-      return []
+      return lines
     }
     const base = sizeOf(workload, growth.from, command.size)
-    const lines: Array<Line> = []
-    for (const [scale, most] of scales) {
+    let expected = 0
+    for (const [i, scale] of scales.entries()) {
       const size = { ...base, [growth.grows]: scale * base[growth.grows] }
+      if (expected > growthPatience) {
+        yield* progress(
+          `growth of ${name}, ${sync}, ${shownSize(size)}: left out, it would take about ${
+            Math.round(expected / 1_000)
+          } s`
+        )
+        continue
+      }
       yield* progress(`growth of ${name}, ${sync}, ${shownSize(size)}`)
-      const rounds = Math.min(most, command.rounds ?? most)
-      const samples = yield* Effect.scoped(
-        Effect.flatMap(workload.engine(size, sync), (engine) => growthRounds(engine, rounds))
-      )
+      const { least, most, warmUps } = growthRounds[i]!
+      const start = performance.now()
+      const samples = yield* Effect.scoped(Effect.gen(function*() {
+        const engine = yield* workload.engine(size, sync)
+        const prepared = performance.now()
+        yield* Effect.replicateEffect(engine, warmUps, { discard: true })
+        const samples = yield* rounds(engine, command.rounds === undefined ? { least, most } : { least: 1, most: 1 })
+        // The next size is prepared once, and has one round.
+        const each = (performance.now() - prepared) / (warmUps + samples.length)
+        expected = 10 * (prepared - start + each)
+        return samples
+      }))
       const value = median(samples.map((sample) => growth.millis(sample) * 1_000 / size.runs / size.steps))
       const first = lines[0]?.value ?? value
       lines.push({
@@ -186,7 +239,7 @@ const grown = (workload: Workload, sync: Sync, command: Command) =>
         ratio: value / first,
         target: scale === 1 ? "" : "at most 1.3 x that at 1x",
         met: scale === 1 ? null : value <= 1.3 * first,
-        rounds
+        rounds: samples.length
       })
     }
     return lines
@@ -208,9 +261,13 @@ const bench = (command: Command) =>
       )
     const lines = yield* each(command.syncs, (workload, sync) => measured(workload, sync, command))
     yield* Console.log(table(
-      `${machine()}\nMedians over the measured rounds; warm-up rounds are excluded. The ratio is the median of engine / floor of each ` +
-        `pair of rounds.\nThe floor: the same rows by better-sqlite3 alone, same tables, same pragmas. A name that ends in ` +
-        `-client: the store is on the application's SqlClient, for information.`,
+      [
+        machine(),
+        "Medians over the measured rounds; warm-up rounds are excluded. The ratio is the median of engine / floor of each pair of rounds.",
+        "Floor and engine take turns, each on a fresh file (replay on its recorded one). The floor: the same rows, tables and pragmas, with",
+        "better-sqlite3 alone.",
+        ...command.workloads.map(({ name, note }) => `- ${name}: ${note}`)
+      ].join("\n"),
       ["engine", "floor", "ratio"],
       lines
     ))
@@ -219,9 +276,12 @@ const bench = (command: Command) =>
       : []
     if (growth.length > 0) {
       yield* Console.log(table(
-        `Growth: the cost of a step of a workload at 1x, 10x and 100x the size, synchronous = ${
-          command.growthSyncs.join(" and ")
-        }.\nMedians; a warm-up round is excluded except at 100x, which has one round.`,
+        [
+          `Growth, synchronous = ${
+            command.growthSyncs.join(" and ")
+          }: what a step costs at 1x, 10x and 100x the size, where that fits in the time.`,
+          "Medians over the measured rounds of the engine; warm-up rounds are excluded, except that 100x has a single round."
+        ].join("\n"),
         ["engine", "at 1x", "ratio"],
         growth
       ))

@@ -45,11 +45,13 @@ export interface Workload {
   readonly size: Size
   /** The parts of the size that the command line may change. */
   readonly takes: ReadonlyArray<keyof Size>
-  /** How many rounds are measured unless the command line says so. */
-  readonly rounds: number
+  /** How many rounds are measured, unless the command line says so: the fewer, the longer they take. */
+  readonly rounds: { readonly most: number; readonly least: number }
   /** How many pairs of rounds come before them, beside the engine's round whose rows the floor copies. */
   readonly warmUps: number
   readonly measures: ReadonlyArray<Measure>
+  /** What has to be known to read its numbers. */
+  readonly note: string
   readonly engine: Prepare
   readonly floor: Prepare
   /** How it is looked at for growth: which part of the size grows, from what on, and milliseconds of a round. */

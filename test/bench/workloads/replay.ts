@@ -59,14 +59,17 @@ export const replay: Workload = {
   name: "replay",
   size: { runs: 1, steps: 5_000 },
   takes: ["steps"],
-  rounds: 5,
-  warmUps: 2,
+  rounds: { most: 5, least: 3 },
+  warmUps: 1,
   measures: [{
     key: "perStep",
     label: "",
     unit: "µs/step",
     target: () => ({ text: "at most 10 above the floor", isMet: (value, floor) => value - floor <= 10 })
   }],
+  note:
+    "from building the layer of engine and workflow (registers, claims, reads, decodes, replays) until the body has passed its " +
+    "last recorded step; the store is open before; floor: one SELECT of the records",
   engine: (size, synchronous) =>
     Effect.map(recorded(size, synchronous), (filename) =>
       Effect.scoped(Effect.gen(function*() {
