@@ -9,7 +9,7 @@ import * as Exit from "effect/Exit"
 import * as MutableList from "effect/MutableList"
 import type * as Scope from "effect/Scope"
 import { type StoreError, StoreUnavailable } from "../Errors.js"
-import type { CommitAnswer, RunUpdate, StepRow, StepStore } from "../StepStore.js"
+import type { CommitAnswer, RunPatch, RunUpdate, StepRow, StepStore } from "../StepStore.js"
 import type { FaultPointsShape } from "./faultPoints.js"
 import { nextTurn } from "./scheduler.js"
 
@@ -36,13 +36,25 @@ export interface Entry {
   readonly done: (result: Exit.Exit<CommitAnswer, StoreError>) => void
 }
 
+/** What a batch holds of one run, gathered first and put together once: a thousand updates of a run cost a thousand times one. */
 interface Group {
-  update: RunUpdate
+  readonly first: RunUpdate
+  readonly isContested: boolean
   readonly entries: Array<Entry>
+  /** Rows that nobody waits for. */
+  readonly jotted: Array<StepRow>
 }
 
-interface Jot {
+/** What is written of one run, and whom to tell. */
+interface Part {
   readonly update: RunUpdate
+  readonly entries: ReadonlyArray<Entry>
+}
+
+/** A row that nobody waits for, of a life of a run that an update without changes names. */
+interface Jot {
+  readonly life: RunUpdate
+  readonly row: StepRow
   readonly since: number
 }
 
@@ -113,27 +125,38 @@ const ofOneLife = (first: RunUpdate, second: RunUpdate): boolean =>
   first.epoch === second.epoch && first.generation === second.generation
 
 /** What may be in vain stands alone, so that its answer is not that of another update. */
-const canMerge = (first: RunUpdate, second: RunUpdate): boolean =>
-  ofOneLife(first, second) && !isContested(first) && !isContested(second)
+const canJoin = (group: Group, update: RunUpdate): boolean =>
+  !group.isContested && ofOneLife(group.first, update) && !isContested(update)
 
-const merge = (first: RunUpdate, second: RunUpdate): RunUpdate => ({
-  ...first,
-  patch: second.patch ?? first.patch,
-  steps: lastOfEach([...first.steps, ...second.steps]),
-  attempts: [...first.attempts, ...second.attempts],
-  signals: [...first.signals, ...second.signals],
-  takes: [...first.takes, ...second.takes],
-  gives: [...first.gives, ...second.gives],
-  children: [...first.children, ...second.children],
-  tells: [...first.tells, ...second.tells]
-})
+/** Rows that nobody waits for come first: an outcome is written after what led to it. */
+const partOf = ({ entries, first, jotted }: Group): Part => {
+  if (jotted.length === 0 && entries.length === 1) {
+    return { update: first, entries }
+  }
+  const updates = entries.map((entry) => entry.update)
+  const steps = updates.flatMap((update) => update.steps)
+  return {
+    entries,
+    update: {
+      ...first,
+      patch: updates.reduce((patch: RunPatch | null, update) => update.patch ?? patch, null),
+      steps: lastOfEach([...jotted.reverse(), ...steps]),
+      attempts: updates.flatMap((update) => update.attempts),
+      signals: updates.flatMap((update) => update.signals),
+      takes: updates.flatMap((update) => update.takes),
+      gives: updates.flatMap((update) => update.gives),
+      children: updates.flatMap((update) => update.children),
+      tells: updates.flatMap((update) => update.tells)
+    }
+  }
+}
 
 export class Journal {
   private readonly queue = MutableList.empty<Entry>()
   private characters = 0
   private readonly outside = new Set<() => void>()
-  /** By run, and in it by step key. */
-  private readonly jots = new Map<string, Map<string, Jot>>()
+  /** By step key. Most are gone a moment later, without having been written: a short step ends before the next batch. */
+  private readonly jots = new Map<string, Jot>()
   /** How often the timer of the jots has fired. It, and not the time, says which are old: a clock may be set back. */
   private round = 0
   private closed = false
@@ -159,7 +182,7 @@ export class Journal {
     Effect.gen(function*() {
       const journal = new Journal(store, faults)
       yield* Effect.addFinalizer(() => Effect.sync(() => journal.close()))
-      yield* Effect.forkScoped(Effect.withTracerEnabled(Effect.forever(journal.turn), false))
+      yield* Effect.forkScoped(Effect.withTracerEnabled(journal.turns, false))
       yield* Effect.forkScoped(Effect.withTracerEnabled(Effect.forever(journal.jotTimer), false))
       return journal
     })
@@ -190,13 +213,8 @@ export class Journal {
   }
 
   /** Notes a row that nobody waits for: it goes with the next update of its run, or after a few milliseconds. */
-  jot(update: RunUpdate, row: StepRow): void {
-    let rows = this.jots.get(update.workflowId)
-    if (rows === undefined) {
-      rows = new Map()
-      this.jots.set(update.workflowId, rows)
-    }
-    rows.set(row.stepKey, { update: { ...update, steps: [row] }, since: this.round })
+  jot(life: RunUpdate, row: StepRow): void {
+    this.jots.set(row.stepKey, { life, row, since: this.round })
     this.waitingForJots?.()
   }
 
@@ -208,9 +226,8 @@ export class Journal {
     }
     MutableList.append(this.queue, entry)
     this.characters += weigh(entry.update)
-    const rows = this.jots.get(entry.update.workflowId)
     for (const step of entry.update.steps) {
-      rows?.delete(step.stepKey)
+      this.jots.delete(step.stepKey)
     }
     this.wake()
   }
@@ -232,17 +249,18 @@ export class Journal {
     }
   }
 
-  private readonly turn = Effect.suspend(() =>
-    Effect.zipRight(
-      Effect.async<void>((resume) => {
-        this.waiting = () => resume(Effect.void)
-        if (!MutableList.isEmpty(this.queue)) {
-          this.wake()
-        }
-      }),
-      // What has been taken is either written and acknowledged, or neither.
-      Effect.uninterruptible(Effect.suspend(() => this.flush(this.take())))
-    )
+  // What has been taken is either written and acknowledged, or neither.
+  private readonly turn: Effect.Effect<void> = Effect.uninterruptible(Effect.suspend(() => this.flush(this.take())))
+
+  /** Without a yield between two of them: each waits for a turn of the event loop anyway. */
+  private readonly turns: Effect.Effect<never> = Effect.flatMap(
+    Effect.async<void>((resume) => {
+      this.waiting = () => resume(this.turn)
+      if (!MutableList.isEmpty(this.queue)) {
+        this.wake()
+      }
+    }),
+    () => this.turns
   )
 
   private readonly jotTimer = Effect.suspend(() =>
@@ -263,7 +281,7 @@ export class Journal {
     )
   )
 
-  private take(): ReadonlyArray<Group> {
+  private take(): ReadonlyArray<Part> {
     const groups = new Map<string, Group>()
     let rows = 0
     let characters = 0
@@ -272,7 +290,7 @@ export class Journal {
       const group = groups.get(entry.update.workflowId)
       if (
         (rows > 0 && (rows + rowsOf(entry.update) > maxRows || characters + weight > maxCharacters)) ||
-        (group !== undefined && !canMerge(group.update, entry.update))
+        (group !== undefined && !canJoin(group, entry.update))
       ) {
         break
       }
@@ -284,52 +302,37 @@ export class Journal {
       rows += rowsOf(entry.update)
       characters += weight
       if (group === undefined) {
-        groups.set(entry.update.workflowId, { update: this.withJots(entry.update), entries: [entry] })
+        const { update } = entry
+        groups.set(update.workflowId, {
+          first: update,
+          isContested: isContested(update),
+          entries: [entry],
+          jotted: []
+        })
       } else {
-        group.update = merge(group.update, entry.update)
         group.entries.push(entry)
       }
     }
-    this.takeOldJots(groups)
+    this.takeJots(groups)
     this.makeRoom()
-    return [...groups.values()]
+    return Array.from(groups.values(), partOf)
   }
 
-  private withJots(update: RunUpdate): RunUpdate {
-    const rows = this.jots.get(update.workflowId)
-    if (rows === undefined || isContested(update)) {
-      return update
-    }
-    this.jots.delete(update.workflowId)
-    let merged = update
-    for (const jot of rows.values()) {
-      // A row of an earlier life or generation of the run is not written under the name of the present one.
-      if (ofOneLife(jot.update, update)) {
-        merged = merge(jot.update, merged)
-      }
-    }
-    return merged
-  }
-
-  private takeOldJots(groups: Map<string, Group>) {
-    for (const [workflowId, rows] of this.jots) {
-      // What is in the batch already has its rows with it, or must do without them.
-      if (groups.has(workflowId)) {
-        continue
-      }
-      for (const [key, jot] of rows) {
-        if (jot.since < this.round && groups.size < maxRows) {
-          rows.delete(key)
-          const group = groups.get(workflowId)
-          if (group === undefined) {
-            groups.set(workflowId, { update: jot.update, entries: [] })
-          } else if (canMerge(group.update, jot.update)) {
-            group.update = merge(jot.update, group.update)
-          }
+  /** A row that nobody waits for goes with what its run writes, or when it is old. */
+  private takeJots(groups: Map<string, Group>) {
+    let rows = 0
+    for (const [key, { life, row, since }] of this.jots) {
+      const group = groups.get(life.workflowId)
+      const isDue = group === undefined || group.entries.length === 0 ? since < this.round : !group.isContested
+      if (isDue && rows < maxRows) {
+        rows++
+        this.jots.delete(key)
+        if (group === undefined) {
+          groups.set(life.workflowId, { first: life, isContested: false, entries: [], jotted: [row] })
+        } else if (ofOneLife(group.first, life)) {
+          // One of an earlier life or generation of the run is not written under the name of the present one.
+          group.jotted.push(row)
         }
-      }
-      if (rows.size === 0) {
-        this.jots.delete(workflowId)
       }
     }
   }
@@ -343,27 +346,24 @@ export class Journal {
     }
   }
 
-  private flush(groups: ReadonlyArray<Group>): Effect.Effect<void> {
-    if (groups.length === 0) {
+  private flush(parts: ReadonlyArray<Part>): Effect.Effect<void> {
+    if (parts.length === 0) {
       return Effect.void
     }
-    return Effect.flatMap(
-      Effect.exit(this.commit(groups)),
-      Exit.match({
-        onSuccess: (answers) => tellAll(groups, (i) => Exit.succeed(answers[i]!)),
-        onFailure: (cause) => {
-          // Split a batch that holds something unacceptable: only the run that it belongs to is told.
-          const passing = cause._tag === "Fail" && isTransient(cause.error)
-          return groups.length === 1 || passing
-            ? tellAll(groups, () => Exit.failCause(cause))
-            : Effect.forEach(groups, (group) => this.flush([group]), { discard: true })
-        }
-      })
-    )
+    return Effect.matchCauseEffect(this.commit(parts), {
+      onSuccess: (answers) => tellAll(parts, (i) => Exit.succeed(answers[i]!)),
+      onFailure: (cause) => {
+        // Split a batch that holds something unacceptable: only the run that it belongs to is told.
+        const passing = cause._tag === "Fail" && isTransient(cause.error)
+        return parts.length === 1 || passing
+          ? tellAll(parts, () => Exit.failCause(cause))
+          : Effect.forEach(parts, (part) => this.flush([part]), { discard: true })
+      }
+    })
   }
 
-  private commit(groups: ReadonlyArray<Group>) {
-    const commit = this.store.commit(groups.map((group) => group.update))
+  private commit(parts: ReadonlyArray<Part>) {
+    const commit = this.store.commit(parts.map((part) => part.update))
     return this.faults.active
       ? this.faults.at("before-commit", nobody).pipe(
         Effect.zipRight(commit),
@@ -379,20 +379,19 @@ const nobody = () => {}
 const toldInATurn = 32
 
 const tellAll = (
-  groups: ReadonlyArray<Group>,
+  parts: ReadonlyArray<Part>,
   resultOf: (i: number) => Exit.Exit<CommitAnswer, StoreError>,
   from = 0
-): Effect.Effect<void> =>
-  Effect.suspend(() => {
-    const to = from + toldInATurn
-    groups.slice(from, to).forEach((group, i) => tell(group, resultOf(from + i)))
-    return to < groups.length ? Effect.zipRight(turn, tellAll(groups, resultOf, to)) : Effect.void
-  })
+): Effect.Effect<void> => {
+  const to = from + toldInATurn
+  parts.slice(from, to).forEach((part, i) => tell(part, resultOf(from + i)))
+  return to < parts.length ? Effect.flatMap(turn, () => tellAll(parts, resultOf, to)) : Effect.void
+}
 
 const turn = Effect.async<void>((resume) => nextTurn(() => resume(Effect.void)))
 
-const tell = (group: Group, result: Exit.Exit<CommitAnswer, StoreError>) => {
-  for (const entry of group.entries) {
+const tell = (part: Part, result: Exit.Exit<CommitAnswer, StoreError>) => {
+  for (const entry of part.entries) {
     entry.done(result)
   }
 }
