@@ -10,7 +10,7 @@ import type { SqlClient } from "@effect/sql/SqlClient"
 import * as Cause from "effect/Cause"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
-import type * as Either from "effect/Either"
+import * as Either from "effect/Either"
 import * as Option from "effect/Option"
 import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
@@ -919,6 +919,26 @@ const attemptDigest = (row: Omit<AttemptRowEncoded, "digest">) =>
 export const make = (encoded: Encoded): Effect.Effect<StepStore["Type"]> =>
   Effect.map(PayloadCodec, (codec) => lift(encoded, codec))
 
+/** What is known at once is an `Either`: with the identity codec, a page of rows costs no effect for each of them. */
+type Opened<A> = Effect.Effect<A, StoreError>
+
+const isAtHand = <A>(opened: Opened<A>): opened is Either.Either<A, StoreError> => Either.isEither(opened)
+
+const openEach = <Row, A>(rows: ReadonlyArray<Row>, open: (row: Row) => Opened<A>): Opened<ReadonlyArray<A>> => {
+  const all: Array<A> = []
+  for (const row of rows) {
+    const opened = open(row)
+    if (!isAtHand(opened)) {
+      return Effect.forEach(rows, open)
+    }
+    if (Either.isLeft(opened)) {
+      return Either.left(opened.left)
+    }
+    all.push(opened.right)
+  }
+  return Either.right(all)
+}
+
 const lift = (encoded: Encoded, codec: PayloadCodecShape): StepStore["Type"] => {
   const plain = codec === identity
 
@@ -939,24 +959,23 @@ const lift = (encoded: Encoded, codec: PayloadCodecShape): StepStore["Type"] => 
   const seal = (workflowId: string, json: string | null): Effect.Effect<string | null, StoreError> =>
     json === null ? Effect.succeed(null) : sealText(workflowId, json)
 
-  const openText = (workflowId: string, stored: string, name: string | null): Effect.Effect<string, StoreError> =>
-    plain && name === identity.name
-      ? Effect.succeed(stored)
-      : coded(workflowId, () => codec.decode(stored, name ?? identity.name))
-
   const open = (
     workflowId: string,
     stored: string | null,
     name: string | null
   ): Effect.Effect<string | null, StoreError> =>
-    stored === null ? Effect.succeed(null) : openText(workflowId, stored, name)
+    stored === null ? Effect.succeed(null) : coded(workflowId, () => codec.decode(stored, name ?? identity.name))
 
-  const nameFor = (...texts: ReadonlyArray<string | null>) => texts.some((text) => text !== null) ? codec.name : null
+  /** Whether nothing has to be decoded. */
+  const isOpen = (stored: string | null, name: string | null) => stored === null || (plain && name === identity.name)
+
+  const nameFor = (text: string | null, other: string | null = null) =>
+    text === null && other === null ? null : codec.name
 
   // -- towards the database
 
-  const sealStep = (workflowId: string, step: StepRow, output: string | null, error: string | null): StepRowEncoded => {
-    const row = {
+  const sealStep = (step: StepRow, output: string | null, error: string | null): StepRowEncoded => {
+    const row: { -readonly [Field in keyof StepRowEncoded]: StepRowEncoded[Field] } = {
       stepKey: step.stepKey,
       stepId: step.stepId,
       kind: step.kind,
@@ -971,11 +990,15 @@ const lift = (encoded: Encoded, codec: PayloadCodecShape): StepStore["Type"] => 
       askedAfter: step.askedAfter,
       fingerprint: step.fingerprint,
       codec: nameFor(output, error),
+      digest: null,
       errorTag: step.errorTag,
       output,
       error
     }
-    return { ...row, digest: step.final ? stepDigest(row) : null }
+    if (step.final) {
+      row.digest = stepDigest(row)
+    }
+    return row
   }
 
   const sealInsert = (insert: RunInsert, payload: string | null): RunInsertEncoded => {
@@ -1045,7 +1068,7 @@ const lift = (encoded: Encoded, codec: PayloadCodecShape): StepStore["Type"] => 
       payload: update.insert?.payload ?? null,
       outcome: update.patch?.outcome ?? null,
       next: update.next?.payload ?? null,
-      steps: update.steps.map((step) => sealStep(update.workflowId, step, step.output, step.error)),
+      steps: update.steps.map((step) => sealStep(step, step.output, step.error)),
       attempts: update.attempts.map((row) => attempt(row, row.error)),
       signals: update.signals.map((signal) => sealSignal(signal, signal.value)),
       children: update.children.map(({ insert, workflowId }) => ({
@@ -1066,7 +1089,7 @@ const lift = (encoded: Encoded, codec: PayloadCodecShape): StepStore["Type"] => 
           Effect.zipWith(
             seal(id, step.output),
             seal(id, step.error),
-            (output, error) => sealStep(id, step, output, error)
+            (output, error) => sealStep(step, output, error)
           )
       ),
       attempts: yield* Effect.forEach(
@@ -1085,63 +1108,77 @@ const lift = (encoded: Encoded, codec: PayloadCodecShape): StepStore["Type"] => 
     })
   })
 
-  const sealAll = (batch: ReadonlyArray<RunUpdate>): Effect.Effect<ReadonlyArray<RunUpdateEncoded>, StoreError> =>
-    plain ? Effect.sync(() => batch.map(sealPlain)) : Effect.forEach(batch, sealCoded)
+  const sealed = (batch: ReadonlyArray<RunUpdate>) =>
+    plain
+      ? Effect.suspend(() => encoded.commit(batch.map(sealPlain)))
+      : Effect.flatMap(Effect.forEach(batch, sealCoded), encoded.commit)
 
   // -- from the database
 
-  const openRunSummary = (row: RunSummaryEncoded): Effect.Effect<RunSummary, StoreError> =>
+  const openRunSummary = (row: RunSummaryEncoded): Opened<RunSummary> =>
     isRunStatus(row.status)
-      ? Effect.succeed({ ...row, status: row.status })
-      : Effect.fail(damaged(row.workflowId, `its status is ${JSON.stringify(row.status)}`))
+      ? Either.right({ ...row, status: row.status })
+      : Either.left(damaged(row.workflowId, `its status is ${JSON.stringify(row.status)}`))
 
-  const openStopReason = (row: RunRowEncoded): Effect.Effect<StopReason | null, StoreError> => {
-    if (row.stopReason === null) {
-      return Effect.succeed(null)
+  const openRun = (row: RunRowEncoded): Opened<RunRow> => {
+    const { outcomeCodec, payloadCodec, status, workflowId } = row
+    if (!isRunStatus(status)) {
+      return Either.left(damaged(workflowId, `its status is ${JSON.stringify(status)}`))
     }
-    return Option.match(decodeStopReason(row.stopReason), {
-      onNone: () => Effect.fail(damaged(row.workflowId, "its stop reason cannot be read")),
-      onSome: Effect.succeed
-    })
-  }
-
-  const openRun = Effect.fnUntraced(function*(row: RunRowEncoded) {
-    const summary = yield* openRunSummary(row)
-    if (row.payloadDigest !== payloadDigest(row, row.payloadCodec, row.payload)) {
-      return yield* damaged(row.workflowId, "its payload does not match its digest")
+    if (row.payloadDigest !== payloadDigest(row, payloadCodec, row.payload)) {
+      return Either.left(damaged(workflowId, "its payload does not match its digest"))
     }
-    if (row.outcomeDigest !== outcomeDigest(row.status, row.outcomeCodec, row.outcome)) {
-      return yield* damaged(row.workflowId, "its outcome does not match its digest")
+    if (row.outcomeDigest !== outcomeDigest(status, outcomeCodec, row.outcome)) {
+      return Either.left(damaged(workflowId, "its outcome does not match its digest"))
     }
-    const run: RunRow = {
-      workflowId: summary.workflowId,
-      generation: summary.generation,
-      name: summary.name,
-      version: summary.version,
-      status: summary.status,
-      owner: summary.owner,
-      epoch: summary.epoch,
-      wakeAt: summary.wakeAt,
-      parent: summary.parent,
-      createdAt: summary.createdAt,
-      updatedAt: summary.updatedAt,
-      endedAt: summary.endedAt,
+    const stopReason = row.stopReason === null ? null : Option.getOrUndefined(decodeStopReason(row.stopReason))
+    if (stopReason === undefined) {
+      return Either.left(damaged(workflowId, "its stop reason cannot be read"))
+    }
+    const opened = (payload: string | null, outcome: string | null): RunRow => ({
+      workflowId,
+      generation: row.generation,
+      name: row.name,
+      version: row.version,
+      status,
+      owner: row.owner,
+      epoch: row.epoch,
+      wakeAt: row.wakeAt,
+      parent: row.parent,
+      createdAt: row.createdAt,
+      updatedAt: row.updatedAt,
+      endedAt: row.endedAt,
       begunAt: row.begunAt,
       deadlineAt: row.deadlineAt,
       cancelAt: row.cancelAt,
       inbox: row.inbox,
       trace: row.trace,
       fingerprint: row.fingerprint,
-      stopReason: yield* openStopReason(row),
-      payload: yield* open(row.workflowId, row.payload, row.payloadCodec),
-      outcome: yield* open(row.workflowId, row.outcome, row.outcomeCodec)
-    }
-    return run
-  })
+      stopReason,
+      payload,
+      outcome
+    })
+    return isOpen(row.payload, payloadCodec) && isOpen(row.outcome, outcomeCodec)
+      ? Either.right(opened(row.payload, row.outcome))
+      : Effect.zipWith(
+        open(workflowId, row.payload, payloadCodec),
+        open(workflowId, row.outcome, outcomeCodec),
+        opened
+      )
+  }
 
-  const openStepSummary = (workflowId: string, row: StepSummaryEncoded): Effect.Effect<StepSummary, StoreError> =>
+  /** What is wrong with one run is said of that run, and leaves the others alone. */
+  const openApart = <A>(
+    row: RunRowEncoded,
+    made: (run: Either.Either<RunRow, StoreError>) => A
+  ): Opened<A> => {
+    const run = openRun(row)
+    return isAtHand(run) ? Either.right(made(run)) : Effect.map(Effect.either(run), made)
+  }
+
+  const openStepSummary = (workflowId: string, row: StepSummaryEncoded): Opened<StepSummary> =>
     isStepStatus(row.status)
-      ? Effect.succeed({
+      ? Either.right({
         stepKey: row.stepKey,
         stepId: row.stepId,
         kind: row.kind,
@@ -1154,53 +1191,90 @@ const lift = (encoded: Encoded, codec: PayloadCodecShape): StepStore["Type"] => 
         startedAt: row.startedAt,
         updatedAt: row.updatedAt
       })
-      : Effect.fail(damaged(workflowId, `the status of ${row.stepKey} is ${JSON.stringify(row.status)}`))
+      : Either.left(wrongStatus(workflowId, row))
 
-  const openStep = Effect.fnUntraced(function*(workflowId: string, row: StepRowEncoded) {
-    const summary = yield* openStepSummary(workflowId, row)
-    if (summary.final && row.digest !== stepDigest(row)) {
-      return yield* damaged(workflowId, `${row.stepKey} does not match its digest`)
+  const wrongStatus = (workflowId: string, row: StepSummaryEncoded) =>
+    damaged(workflowId, `the status of ${row.stepKey} is ${JSON.stringify(row.status)}`)
+
+  const openStep = (workflowId: string, row: StepRowEncoded): Opened<StepRow> => {
+    const { codec, error, output, status } = row
+    if (!isStepStatus(status)) {
+      return Either.left(wrongStatus(workflowId, row))
     }
-    const step: StepRow = {
-      ...summary,
+    if (row.final === 1 && row.digest !== stepDigest(row)) {
+      return Either.left(damaged(workflowId, `${row.stepKey} does not match its digest`))
+    }
+    const opened = (output: string | null, error: string | null): StepRow => ({
+      stepKey: row.stepKey,
+      stepId: row.stepId,
+      kind: row.kind,
+      sequence: row.sequence,
+      status,
+      position: row.position,
+      attempt: row.attempt,
+      epoch: row.epoch,
+      final: row.final === 1,
+      startedAt: row.startedAt,
+      updatedAt: row.updatedAt,
       askedAfter: row.askedAfter,
       fingerprint: row.fingerprint,
       errorTag: row.errorTag,
-      output: yield* open(workflowId, row.output, row.codec),
-      error: yield* open(workflowId, row.error, row.codec)
-    }
-    return step
-  })
+      output,
+      error
+    })
+    return isOpen(output, codec) && isOpen(error, codec)
+      ? Either.right(opened(output, error))
+      : Effect.zipWith(open(workflowId, output, codec), open(workflowId, error, codec), opened)
+  }
 
-  const openSignal = (workflowId: string, row: SignalEncoded): Effect.Effect<Signal, StoreError> =>
-    row.digest === signalDigest(row)
-      ? Effect.map(open(workflowId, row.value, row.codec), (value): Signal => ({
-        signalId: row.signalId,
-        name: row.name,
-        sentAt: row.sentAt,
-        value
-      }))
-      : Effect.fail(damaged(workflowId, `the signal ${JSON.stringify(row.signalId)} does not match its digest`))
+  const openAttempt = (workflowId: string, row: AttemptRowEncoded): Opened<AttemptRow> => {
+    if (row.digest !== attemptDigest(row)) {
+      return Either.left(
+        damaged(workflowId, `attempt ${row.attempt} of ${row.stepKey} does not match its digest`)
+      )
+    }
+    const opened = (error: string | null): AttemptRow => ({
+      stepKey: row.stepKey,
+      attempt: row.attempt,
+      startedAt: row.startedAt,
+      endedAt: row.endedAt,
+      dueAt: row.dueAt,
+      errorTag: row.errorTag,
+      error
+    })
+    return isOpen(row.error, row.codec)
+      ? Either.right(opened(row.error))
+      : Effect.map(open(workflowId, row.error, row.codec), opened)
+  }
+
+  const openSignal = (workflowId: string, row: SignalEncoded): Opened<Signal> => {
+    if (row.digest !== signalDigest(row)) {
+      return Either.left(
+        damaged(workflowId, `the signal ${JSON.stringify(row.signalId)} does not match its digest`)
+      )
+    }
+    const { codec, name, sentAt, signalId, value } = row
+    const opened = (value: string | null): Signal => ({ signalId, name, sentAt, value })
+    return isOpen(value, codec) ? Either.right(opened(value)) : Effect.map(open(workflowId, value, codec), opened)
+  }
 
   const openMail = (workflowId: string, mail: MailEncoded): Effect.Effect<Mail, StoreError> =>
-    Effect.map(Effect.forEach(mail.signals, (row) => openSignal(workflowId, row)), (signals) => ({
+    Effect.map(openEach(mail.signals, (row) => openSignal(workflowId, row)), (signals) => ({
       inbox: mail.inbox,
       cancelAt: mail.cancelAt,
       signals
     }))
 
   /** The batch is written by now: what is wrong with a row that was there already must not fail the others. */
-  const openAnswer = (answer: CommitAnswer<RunRowEncoded>): Effect.Effect<CommitAnswer> =>
-    answer._tag === "Exists"
-      ? Effect.map(Effect.either(openRun(answer.run)), (run) => ({ _tag: "Exists", run }))
-      : Effect.succeed(answer)
+  const openAnswer = (answer: CommitAnswer<RunRowEncoded>): Opened<CommitAnswer> =>
+    answer._tag === "Exists" ? openApart(answer.run, (run) => ({ _tag: "Exists", run })) : Either.right(answer)
 
   const isOpened = (answer: CommitAnswer<unknown>): answer is CommitAnswer<never> => answer._tag !== "Exists"
 
   const openAnswers = (
     answers: ReadonlyArray<CommitAnswer<RunRowEncoded>>
-  ): Effect.Effect<ReadonlyArray<CommitAnswer>> =>
-    answers.every(isOpened) ? Effect.succeed(answers) : Effect.forEach(answers, openAnswer)
+  ): Effect.Effect<ReadonlyArray<CommitAnswer>, StoreError> =>
+    answers.every(isOpened) ? Effect.succeed(answers) : openEach(answers, openAnswer)
 
   const share = (client: SharedClientEncoded): SharedClient => ({
     isHeld: client.isHeld,
@@ -1240,24 +1314,25 @@ const lift = (encoded: Encoded, codec: PayloadCodecShape): StepStore["Type"] => 
           return null
         }
         const last: StepRow = { ...row, position: at, final: true }
-        return { row: sealStep(workflowId, last, output, error), committed: () => committed(last) }
+        return { row: sealStep(last, output, error), committed: () => committed(last) }
       }
     )
 
   const openAll = <Row, A>(
     rows: Effect.Effect<ReadonlyArray<Row>, StoreError>,
-    each: (row: Row) => Effect.Effect<A, StoreError>
-  ): Effect.Effect<ReadonlyArray<A>, StoreError> => withoutTransaction(Effect.flatMap(rows, Effect.forEach(each)))
+    each: (row: Row) => Opened<A>
+  ): Effect.Effect<ReadonlyArray<A>, StoreError> =>
+    withoutTransaction(Effect.flatMap(rows, (rows) => openEach(rows, each)))
 
   return {
     interfaceVersion: 1,
     target: encoded.target,
     namespace: encoded.namespace,
     sharedClient: encoded.sharedClient === null ? null : share(encoded.sharedClient),
-    commit: (batch) => withoutTransaction(Effect.flatMap(Effect.flatMap(sealAll(batch), encoded.commit), openAnswers)),
+    commit: (batch) => withoutTransaction(Effect.flatMap(sealed(batch), openAnswers)),
     claim: (options) =>
       openAll(encoded.claim(options), (row) =>
-        Effect.map(Effect.either(openRun(row)), (run): Claimed => ({
+        openApart(row, (run): Claimed => ({
           workflowId: row.workflowId,
           generation: row.generation,
           epoch: row.epoch,
@@ -1272,7 +1347,7 @@ const lift = (encoded: Encoded, codec: PayloadCodecShape): StepStore["Type"] => 
     ended: (workflowIds) =>
       openAll(
         encoded.ended(workflowIds),
-        (row) => Effect.map(Effect.either(openRun(row)), (run) => ({ workflowId: row.workflowId, run }))
+        (row) => openApart(row, (run) => ({ workflowId: row.workflowId, run }))
       ),
     inboxes: (workflowIds) => withoutTransaction(encoded.inboxes(workflowIds)),
     mail: (workflowId, wanted) =>
@@ -1290,21 +1365,7 @@ const lift = (encoded: Encoded, codec: PayloadCodecShape): StepStore["Type"] => 
       openAll(encoded.steps(workflowId, generation, page), (row) => openStepSummary(workflowId, row)),
     runs: (page) => openAll(encoded.runs(page), openRunSummary),
     attempts: (workflowId, generation) =>
-      openAll(
-        encoded.attempts(workflowId, generation),
-        (row) =>
-          row.digest === attemptDigest(row)
-            ? Effect.map(open(workflowId, row.error, row.codec), (error): AttemptRow => ({
-              stepKey: row.stepKey,
-              attempt: row.attempt,
-              startedAt: row.startedAt,
-              endedAt: row.endedAt,
-              dueAt: row.dueAt,
-              errorTag: row.errorTag,
-              error
-            }))
-            : Effect.fail(damaged(workflowId, `attempt ${row.attempt} of ${row.stepKey} does not match its digest`))
-      ),
+      openAll(encoded.attempts(workflowId, generation), (row) => openAttempt(workflowId, row)),
     register: (worker) => withoutTransaction(encoded.register(worker)),
     beat: (worker) => withoutTransaction(encoded.beat(worker)),
     dead: withoutTransaction(encoded.dead),

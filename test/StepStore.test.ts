@@ -502,6 +502,16 @@ describe("damage", () => {
       "a status of a run that there is not",
       "PRAGMA ignore_check_constraints = 1; UPDATE workflows SET status = 'MAYBE' WHERE workflow_id = 'run'",
       "runs"
+    ],
+    [
+      "a status of a recorded outcome that there is not",
+      "PRAGMA ignore_check_constraints = 1; UPDATE steps SET status = 'MAYBE' WHERE step_key = 'run:0'",
+      "history"
+    ],
+    [
+      "a status in the whole row of a run that there is not",
+      "PRAGMA ignore_check_constraints = 1; UPDATE workflows SET status = 'MAYBE' WHERE workflow_id = 'run'",
+      "run"
     ]
   ]
   for (const [name, statements, what] of damages) {

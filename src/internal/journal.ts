@@ -67,6 +67,8 @@ export const isTransient = (error: StoreError): boolean =>
 export const engineClosed = (target: string) =>
   new StoreUnavailable({ target, detail: "the layer of the engine that speaks to it has been closed" })
 
+const none: ReadonlyArray<never> = []
+
 /** An update that changes nothing yet. */
 export const emptyUpdate = (
   run: { readonly workflowId: string; readonly generation: number; readonly epoch: number | null }
@@ -79,14 +81,14 @@ export const emptyUpdate = (
   patch: null,
   next: null,
   cancelAt: null,
-  reopen: [],
-  steps: [],
-  attempts: [],
-  signals: [],
-  takes: [],
-  gives: [],
-  children: [],
-  tells: []
+  reopen: none,
+  steps: none,
+  attempts: none,
+  signals: none,
+  takes: none,
+  gives: none,
+  children: none,
+  tells: none
 })
 
 const textLength = (text: string | null | undefined) => text?.length ?? 0
