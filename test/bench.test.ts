@@ -31,15 +31,15 @@ const measures = [
   ["latency: p50", "ms"],
   ["latency: p99", "ms"],
   ["replay", "µs/step"],
+  ["sequential-client", "µs/step"],
+  ["fleet-client", "rows/s"],
+  ["fleet-client: steps", "steps/s"],
+  ["fleet-client: commits", "commits"],
   ["sleepers: started", "runs/s"],
   ["sleepers: parked", "runs/s"],
   ["sleepers: parked, with the grace", "runs/s"],
   ["sleepers: memory", "bytes/run"],
-  ["sleepers: woken", "runs/s"],
-  ["sequential-client", "µs/step"],
-  ["fleet-client", "rows/s"],
-  ["fleet-client: steps", "steps/s"],
-  ["fleet-client: commits", "commits"]
+  ["sleepers: woken", "runs/s"]
 ] as const
 
 const growths = ["sequential", "fleet", "replay"].map((name) => `growth of ${name}`)

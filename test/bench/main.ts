@@ -18,15 +18,12 @@ import { replay } from "./workloads/replay.js"
 import { sequential, sequentialOnClient } from "./workloads/sequential.js"
 import { sleepers } from "./workloads/sleepers.js"
 
-const workloads = [sequential, fleet, fanOut, latency, replay, sleepers, sequentialOnClient, fleetOnClient]
+const workloads = [sequential, fleet, fanOut, latency, replay, sequentialOnClient, fleetOnClient, sleepers]
 
 const syncs: ReadonlyArray<Sync> = ["FULL", "NORMAL"]
 
-/** No further round of a workload begins after so many milliseconds, once it has had its least number of rounds. */
-const patience = 8_000
-
-/** A size is left out of the table of growth if it would take more milliseconds than that. */
-const growthPatience = 40_000
+/** How many milliseconds the whole may take; where they do not suffice, there are fewer rounds. A part is kept for the growth. */
+const time = { all: 270_000, growth: 80_000 }
 
 // ---------------------------------------------------------------------------------------------------------------------
 // the command line
@@ -38,7 +35,9 @@ const usage = `Usage: npm run bench -- [options]
   --sync MODE        only this one; may be repeated: ${syncs.join(", ")}
   --runs N           how many runs, where a workload has several (with --growth: at 1x)
   --steps N          how many steps each run has, where that is free (with --growth: at 1x)
-  --rounds N         how many measured rounds; otherwise as many as fit in ${patience / 1_000} s, within limits
+  --rounds N         how many measured rounds, however long they take; otherwise as many as fit in ${
+  time.all / 1_000
+} s, at most 5
   --growth           also the table of growth, of the workloads that have one; on unless a workload or a size is chosen
   --no-growth        without it
   --json FILE        writes the results there as well
@@ -156,18 +155,39 @@ const lineOf = (
   }
 }
 
-/** Rounds until there are enough of them, or the time for them is over. */
-const rounds = <A>(round: Effect.Effect<A>, { least, most }: Workload["rounds"]) =>
+/** Rounds, one at least, until there are enough of them or another one would last beyond the deadline. */
+const rounds = <A>(round: Effect.Effect<A>, most: number, deadline: number) =>
   Effect.gen(function*() {
     const start = performance.now()
-    const all: Array<A> = []
-    while (all.length < least || (all.length < most && performance.now() - start < patience)) {
+    const all = [yield* round]
+    while (all.length < most && performance.now() + (performance.now() - start) / all.length <= deadline) {
       all.push(yield* round)
     }
     return all
   })
 
-const measured = (workload: Workload, sync: Sync, command: Command) =>
+/** One after the other. Each has its share of the time until the end; what it leaves is for the others. */
+const inTurn = <A, B>(
+  all: ReadonlyArray<A>,
+  end: number,
+  f: (a: A, deadline: number) => Effect.Effect<ReadonlyArray<B>>
+): Effect.Effect<ReadonlyArray<B>> =>
+  Effect.map(
+    Effect.forEach(all, (a, i) =>
+      Effect.suspend(() => f(a, performance.now() + (end - performance.now()) / (all.length - i)))),
+    (lists) =>
+      lists.flat()
+  )
+
+interface Part {
+  readonly workload: Workload
+  readonly sync: Sync
+}
+
+const partsOf = (workloads: ReadonlyArray<Workload>, syncs: ReadonlyArray<Sync>): ReadonlyArray<Part> =>
+  workloads.flatMap((workload) => syncs.map((sync) => ({ workload, sync })))
+
+const measured = ({ sync, workload }: Part, command: Command, deadline: number) =>
   Effect.scoped(Effect.gen(function*() {
     const size = sizeOf(workload, workload.size, command.size)
     yield* progress(`${workload.name}, ${sync}, ${shownSize(size)}`)
@@ -175,10 +195,7 @@ const measured = (workload: Workload, sync: Sync, command: Command) =>
     const engine = yield* workload.engine(size, sync)
     const pair = Effect.all({ floor, engine })
     yield* Effect.replicateEffect(pair, workload.warmUps, { discard: true })
-    const pairs = yield* rounds(
-      pair,
-      command.rounds === undefined ? workload.rounds : { least: command.rounds, most: command.rounds }
-    )
+    const pairs = yield* rounds(pair, command.rounds ?? workload.rounds, deadline)
     return workload.measures.map((measure) => lineOf({ name: workload.name, size, sync }, measure, pairs))
   }))
 
@@ -186,16 +203,14 @@ const measured = (workload: Workload, sync: Sync, command: Command) =>
 // growth
 // ---------------------------------------------------------------------------------------------------------------------
 
-const scales = [1, 10, 100]
+/** How much larger each size is than the first, and its rounds. The first rounds of all are still being compiled. */
+const scales = [
+  { scale: 1, warmUps: 3, most: 5 },
+  { scale: 10, warmUps: 0, most: 3 },
+  { scale: 100, warmUps: 0, most: 1 }
+]
 
-/** The first size takes so little time that the first rounds are still being compiled. */
-const growthRounds = [
-  { warmUps: 3, least: 3, most: 5 },
-  { warmUps: 1, least: 1, most: 3 },
-  { warmUps: 0, least: 1, most: 1 }
-] as const
-
-const grown = (workload: Workload, sync: Sync, command: Command) =>
+const grown = ({ sync, workload }: Part, command: Command, deadline: number) =>
   Effect.gen(function*() {
     const { growth, name } = workload
     const lines: Array<Line> = []
@@ -204,27 +219,22 @@ const grown = (workload: Workload, sync: Sync, command: Command) =>
     }
     const base = sizeOf(workload, growth.from, command.size)
     let expected = 0
-    for (const [i, scale] of scales.entries()) {
+    for (const { most, scale, warmUps } of scales) {
       const size = { ...base, [growth.grows]: scale * base[growth.grows] }
-      if (expected > growthPatience) {
-        yield* progress(
-          `growth of ${name}, ${sync}, ${shownSize(size)}: left out, it would take about ${
-            Math.round(expected / 1_000)
-          } s`
-        )
-        continue
+      const what = `growth of ${name}, ${sync}, ${shownSize(size)}`
+      if (performance.now() + expected > deadline) {
+        yield* progress(`${what}: left out, it would take ${Math.ceil(expected / 1_000)} s`)
+        break
       }
-      yield* progress(`growth of ${name}, ${sync}, ${shownSize(size)}`)
-      const { least, most, warmUps } = growthRounds[i]!
+      yield* progress(what)
       const start = performance.now()
       const samples = yield* Effect.scoped(Effect.gen(function*() {
         const engine = yield* workload.engine(size, sync)
         const prepared = performance.now()
         yield* Effect.replicateEffect(engine, warmUps, { discard: true })
-        const samples = yield* rounds(engine, command.rounds === undefined ? { least, most } : { least: 1, most: 1 })
-        // The next size is prepared once, and has one round.
-        const each = (performance.now() - prepared) / (warmUps + samples.length)
-        expected = 10 * (prepared - start + each)
+        const samples = yield* rounds(engine, command.rounds ?? most, deadline)
+        // The next size is prepared once, and has one round at least.
+        expected = 10 * (prepared - start + (performance.now() - prepared) / (warmUps + samples.length))
         return samples
       }))
       const value = median(samples.map((sample) => growth.millis(sample) * 1_000 / size.runs / size.steps))
@@ -251,15 +261,12 @@ const grown = (workload: Workload, sync: Sync, command: Command) =>
 
 const bench = (command: Command) =>
   Effect.gen(function*() {
-    const each = <A>(
-      syncs: ReadonlyArray<Sync>,
-      f: (workload: Workload, sync: Sync) => Effect.Effect<ReadonlyArray<A>>
-    ) =>
-      Effect.map(
-        Effect.forEach(command.workloads, (workload) => Effect.forEach(syncs, (sync) => f(workload, sync))),
-        (lines) => lines.flat(2)
-      )
-    const lines = yield* each(command.syncs, (workload, sync) => measured(workload, sync, command))
+    const end = command.rounds === undefined ? performance.now() + time.all : Infinity
+    const lines = yield* inTurn(
+      partsOf(command.workloads, command.syncs),
+      command.growth ? end - time.growth : end,
+      (part, deadline) => measured(part, command, deadline)
+    )
     yield* Console.log(table(
       [
         machine(),
@@ -271,16 +278,18 @@ const bench = (command: Command) =>
       ["engine", "floor", "ratio"],
       lines
     ))
-    const growth = command.growth
-      ? yield* each(command.growthSyncs, (workload, sync) => grown(workload, sync, command))
-      : []
+    const growth = yield* inTurn(
+      command.growth ? partsOf(command.workloads.filter(({ growth }) => growth !== null), command.growthSyncs) : [],
+      end,
+      (part, deadline) => grown(part, command, deadline)
+    )
     if (growth.length > 0) {
       yield* Console.log(table(
         [
           `Growth, synchronous = ${
             command.growthSyncs.join(" and ")
           }: what a step costs at 1x, 10x and 100x the size, where that fits in the time.`,
-          "Medians over the measured rounds of the engine; warm-up rounds are excluded, except that 100x has a single round."
+          "Medians over the measured rounds of the engine; the warm-up rounds before the first size are excluded."
         ].join("\n"),
         ["engine", "at 1x", "ratio"],
         growth

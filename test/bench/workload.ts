@@ -45,8 +45,8 @@ export interface Workload {
   readonly size: Size
   /** The parts of the size that the command line may change. */
   readonly takes: ReadonlyArray<keyof Size>
-  /** How many rounds are measured, unless the command line says so: the fewer, the longer they take. */
-  readonly rounds: { readonly most: number; readonly least: number }
+  /** How many rounds are measured unless the command line says so, or the time is over before. */
+  readonly rounds: number
   /** How many pairs of rounds come before them, beside the engine's round whose rows the floor copies. */
   readonly warmUps: number
   readonly measures: ReadonlyArray<Measure>

@@ -42,7 +42,7 @@ export const fanOut: Workload = {
   name: "fan-out",
   size: { runs: 1, steps: 1_000 },
   takes: ["steps"],
-  rounds: { most: 5, least: 3 },
+  rounds: 5,
   warmUps: 1,
   measures: [{
     key: "rows",

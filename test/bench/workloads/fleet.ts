@@ -99,7 +99,7 @@ const workload = (name: string, open: Open, isInformation: boolean): Workload =>
   name,
   size: { runs: 1_000, steps: 10 },
   takes: ["runs", "steps"],
-  rounds: { most: 5, least: 3 },
+  rounds: 5,
   warmUps: 1,
   measures: [
     {

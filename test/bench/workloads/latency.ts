@@ -54,7 +54,7 @@ export const latency: Workload = {
   name: "latency",
   size: { runs: 200, steps: 1 },
   takes: ["runs"],
-  rounds: { most: 5, least: 3 },
+  rounds: 5,
   warmUps: 1,
   measures: [
     {

@@ -59,7 +59,7 @@ export const replay: Workload = {
   name: "replay",
   size: { runs: 1, steps: 5_000 },
   takes: ["steps"],
-  rounds: { most: 5, least: 3 },
+  rounds: 5,
   warmUps: 1,
   measures: [{
     key: "perStep",

@@ -40,7 +40,7 @@ const workload = (name: string, open: Open, isInformation: boolean): Workload =>
   name,
   size: { runs: 1, steps: 1_000 },
   takes: ["steps"],
-  rounds: { most: 5, least: 3 },
+  rounds: 5,
   warmUps: 1,
   measures: [{
     key: "perStep",
