@@ -38,9 +38,13 @@ export class LazyScope implements Scope.CloseableScope {
     readonly onFailure: (cause: Cause.Cause<E>) => Effect.Effect<B, E2, R>
     readonly onSuccess: (value: A) => Effect.Effect<B, E2, R>
   }): Effect.Effect<B, E2, R> {
-    return this.made === null
-      ? Exit.match(exit, then)
-      : Effect.matchCauseEffect(Effect.onExit(exit, () => this.close(exit)), then)
+    if (this.made === null) {
+      return Exit.isSuccess(exit) ? then.onSuccess(exit.value) : then.onFailure(exit.cause)
+    }
+    return Effect.matchCauseEffect(Effect.onExit(exit, () => this.close(exit)), {
+      onFailure: (cause) => then.onFailure(cause),
+      onSuccess: (value) => then.onSuccess(value)
+    })
   }
 
   pipe() {

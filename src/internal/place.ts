@@ -157,9 +157,18 @@ export const placeOf = (fiber: AnyFiber): Place => {
 /** Where refs come from, whichever fiber asks. */
 export const placeIn = (refs: FiberRefs.FiberRefs): Place => FiberRefs.getOrDefault(refs, placeRef)
 
-/** The refs of a fiber that begins in a place. */
-export const putAt = (place: Place) => (refs: FiberRefs.FiberRefs, fiberId: FiberId.Runtime): FiberRefs.FiberRefs =>
-  FiberRefs.updateAs(refs, { fiberId, fiberRef: placeRef, value: place })
+/**
+ * The refs with which a fiber goes on from another one. To ask the fiber for them would copy them all, so that they contain its
+ * present runtime flags, which nobody here reads from them.
+ */
+export const refsOf = (fiber: AnyFiber): FiberRefs.FiberRefs =>
+  (fiber as unknown as { readonly _fiberRefs: FiberRefs.FiberRefs })._fiberRefs
+
+/** Puts a fiber that is about to begin in a place. Its refs have been copied for it, so they are changed where they are. */
+export const putAt = (place: Place) => (refs: FiberRefs.FiberRefs, fiberId: FiberId.Runtime): FiberRefs.FiberRefs => {
+  refs.locals.set(placeRef, [[fiberId, place]])
+  return refs
+}
 
 /**
  * Runs an effect as a branch, in whichever fiber it is started. The counting goes on where it stood if the effect is run

@@ -10,7 +10,7 @@ import type * as Schema from "effect/Schema"
 import { ProcessKilled, RecordUndecodable, StepInterrupted, StepTimeout } from "../Errors.js"
 import type { StepRow } from "../StepStore.js"
 import type { ActiveRun } from "./activeRun.js"
-import { encodeEngineError, EngineError, forPeople, pastOf } from "./attempts.js"
+import { encodeEngineError, EngineError, forPeople, type Past, pastOf } from "./attempts.js"
 import { LazyScope } from "./lazyScope.js"
 import { fingerprintProblem, nameProblem } from "./names.js"
 import type { Begun } from "./operation.js"
@@ -20,7 +20,7 @@ import type { Retry } from "./retry.js"
 import { stepper } from "./retry.js"
 import { completed, type Encoded, rowOf, underWay } from "./row.js"
 import type { Turns } from "./stepFiber.js"
-import { contextOf, diedOf, restoreOf, runStep } from "./stepFiber.js"
+import { contextOf, diedOf, type Restore, restoreOf, runStep } from "./stepFiber.js"
 import { decode, encode, follow, TooLarge, Unrecordable } from "./values.js"
 import { sleepUntil } from "./waiting.js"
 
@@ -95,39 +95,123 @@ const inTurn = (turns: Turns, begin: () => (ended: () => void) => void) => {
 // running
 // ---------------------------------------------------------------------------------------------------------------------
 
-const begin = (
-  self: Effect.Effect<unknown, unknown, unknown>,
-  spec: StepSpec,
-  begun: Begun
-) => {
-  const { address, branch: { run } } = begun
-  const { clock, faults, limits } = run.household
-  const stepKey = run.keyOf(address)
-  const before = run.unfinished.get(address)
-  const past = pastOf(before?.attempt ?? 0, run.attemptsAt(address))
-  const first = past.last + 1
-  let attempt = first
-  let startedAt = run.now()
-  const row = (outcome: Encoded): StepRow => rowOf(spec, begun, { attempt, startedAt }, outcome)
-  const place: InStep = { _tag: "Step", run, stepId: spec.id, transaction: false, ended: false }
-  const restore = restoreOf(begun)
+const begin = (self: Effect.Effect<unknown, unknown, unknown>, spec: StepSpec, begun: Begun) => {
+  const running = new RunningStep(self, spec, begun)
+  return runStep({
+    begun,
+    attempt: running.attempt,
+    stepKey: running.stepKey,
+    place: running.place,
+    row: running.row,
+    program: running.program(),
+    scope: running.scope,
+    isRecorded: constFalse,
+    turns: spec.turns
+  })
+}
+
+/** A step that runs. A class, because a thousand of them at once are common: its methods take no memory. */
+class RunningStep {
+  readonly stepKey: string
+  readonly place: InStep
+  /** That of the first attempt. */
+  readonly scope = new LazyScope()
+  private readonly self: Effect.Effect<unknown, unknown, unknown>
+  private readonly spec: StepSpec
+  private readonly begun: Begun
+  private readonly run: ActiveRun
+  private readonly past: Past
+  private readonly restore: Restore
+  /** The number of the attempt under way. */
+  attempt: number
+  startedAt: number
+
+  constructor(self: Effect.Effect<unknown, unknown, unknown>, spec: StepSpec, begun: Begun) {
+    const { address, branch: { run } } = begun
+    this.self = self
+    this.spec = spec
+    this.begun = begun
+    this.run = run
+    this.stepKey = run.keyOf(address)
+    this.place = { _tag: "Step", run, stepId: spec.id, transaction: false, ended: false }
+    this.past = pastOf(run.unfinished.get(address)?.attempt ?? 0, run.attemptsAt(address))
+    this.restore = restoreOf(begun)
+    this.attempt = this.past.last + 1
+    this.startedAt = run.now()
+  }
+
+  /** A row of the attempt under way. */
+  readonly row = (outcome: Encoded): StepRow => rowOf(this.spec, this.begun, this, outcome)
+
+  /** All that the fiber of the step does. */
+  program(): Effect.Effect<void, never, unknown> {
+    const { past, run, spec } = this
+    if (past.cutOff && spec.onInterrupted === "fail") {
+      this.attempt = past.last
+      return Effect.suspend(() =>
+        this.settle(
+          engineFailure(new StepInterrupted({ workflowId: run.workflowId, stepId: spec.id, attempt: past.last }))
+        )
+      )
+    }
+    const before = run.unfinished.get(this.begun.address)
+    if (past.kills >= run.household.limits.kills && before?.errorTag !== "ProcessKilled") {
+      return Effect.suspend(() => this.kills())
+    }
+    return past.dueAt === null ? this.work() : Effect.zipRight(this.restore(this.pause(past.dueAt)), this.work())
+  }
+
+  private work() {
+    return this.spec.retry === null
+      ? Effect.flatMap(this.attempted(this.scope), (outcome) => this.settle(outcome))
+      : this.retried(this.spec.retry)
+  }
+
   /** Records what the body is told. */
-  const settle = (outcome: Encoded) => {
-    run.attemptEnded(stepKey)
-    place.ended = true
-    return run.put(row(outcome))
+  private settle(outcome: Encoded): Effect.Effect<void> {
+    this.run.attemptEnded(this.stepKey)
+    this.place.ended = true
+    return this.run.put(this.row(outcome))
+  }
+
+  /** It has killed its process too often. */
+  private kills(): Effect.Effect<never> {
+    const { begun: { address }, past, run, spec } = this
+    this.attempt = past.last
+    const reason = new ProcessKilled({
+      workflowId: run.workflowId,
+      address,
+      stepId: spec.id,
+      attempts: past.kills
+    })
+    run.stop(reason, {
+      steps: [this.row({ status: "FAILED", output: null, errorTag: reason._tag, error: forPeople(reason.message) })]
+    })
+    return run.parked
   }
 
   // -- an attempt
 
+  /** What the step ends with, as it is recorded; it dies if the step does. */
+  private attempted(scope: LazyScope): Effect.Effect<Encoded, never, unknown> {
+    return Effect.suspend(() => {
+      const { timeout } = this.spec
+      const marking = this.mark()
+      const going = timeout === null ? this.untimed(scope) : this.timed(timeout)
+      return marking === null ? going : Effect.zipRight(this.restore(marking), going)
+    })
+  }
+
   /** Marks that an attempt begins; answers what has to be waited for before it does. */
-  const mark = (): Effect.Effect<void> | null => {
+  private mark(): Effect.Effect<void> | null {
+    const { run, spec, stepKey } = this
+    const { faults } = run.household
     if (run.leaving) {
       return run.idling(run.parked)
     }
-    startedAt = run.now()
-    run.attemptBegan({ stepKey, attempt, startedAt })
-    const started = row(underWay)
+    this.startedAt = run.now()
+    run.attemptBegan({ stepKey, attempt: this.attempt, startedAt: this.startedAt })
+    const started = this.row(underWay)
     if (faults.active) {
       return Effect.zipRight(
         run.writeThrough({ steps: [started], attempts: [] }),
@@ -141,41 +225,46 @@ const begin = (
     return null
   }
 
-  const { timeout } = spec
-  const encodeExit = {
-    onFailure: (cause: Cause.Cause<unknown>) => encodeFailure(cause, spec, limits.value),
-    onSuccess: (value: unknown) => encodeSuccess(value, spec, limits.value)
+  private untimed(scope: LazyScope): Effect.Effect<Encoded, never, unknown> {
+    return Effect.matchCauseEffect(this.restore(this.self), {
+      onFailure: (cause) => scope.closed(Exit.failCause(cause), this),
+      onSuccess: (value) => scope.closed(Exit.succeed(value), this)
+    })
   }
-  const untimed = (scope: LazyScope): Effect.Effect<Encoded, never, unknown> =>
-    Effect.matchCauseEffect(restore(self), {
-      onFailure: (cause) => scope.closed(Exit.failCause(cause), encodeExit),
-      onSuccess: (value) => scope.closed(Exit.succeed(value), encodeExit)
-    })
-  const timed = (millis: number): Effect.Effect<Encoded, never, unknown> =>
-    Effect.suspend(() =>
-      restore(Effect.raceFirst(
-        Effect.matchCauseEffect(Effect.scoped(self), encodeExit),
-        Effect.as(
-          sleepUntil(clock, clock.unsafeCurrentTimeMillis() + millis),
-          engineFailure(new StepTimeout({ workflowId: run.workflowId, stepId: spec.id, attempt, millis }))
-        )
-      ))
-    )
-  /** What the step ends with, as it is recorded; it dies if the step does. */
-  const attempted = (scope: LazyScope): Effect.Effect<Encoded, never, unknown> =>
-    Effect.suspend(() => {
-      const marking = mark()
-      const going = timeout === null ? untimed(scope) : timed(timeout)
-      return marking === null ? going : Effect.zipRight(restore(marking), going)
-    })
+
+  private timed(millis: number): Effect.Effect<Encoded, never, unknown> {
+    const { attempt, run: { household: { clock }, workflowId }, spec } = this
+    return this.restore(Effect.raceFirst(
+      Effect.matchCauseEffect(Effect.scoped(this.self), {
+        onFailure: (cause) => this.onFailure(cause),
+        onSuccess: (value) => this.onSuccess(value)
+      }),
+      Effect.as(
+        sleepUntil(clock, clock.unsafeCurrentTimeMillis() + millis),
+        engineFailure(new StepTimeout({ workflowId, stepId: spec.id, attempt, millis }))
+      )
+    ))
+  }
+
+  /** Encodes what an attempt has failed with. */
+  readonly onFailure = (cause: Cause.Cause<unknown>) => encodeFailure(cause, this.spec, this.run.household.limits.value)
+
+  /** Encodes the value of an attempt. */
+  onSuccess(value: unknown) {
+    return encodeSuccess(value, this.spec, this.run.household.limits.value)
+  }
 
   // -- what follows it
 
   /** Between two attempts the run may leave memory. */
-  const pause = (dueAt: number) => run.betweenAttempts(address, dueAt, sleepUntil(clock, dueAt))
+  private pause(dueAt: number): Effect.Effect<void> {
+    return this.run.betweenAttempts(this.begun.address, dueAt, sleepUntil(this.run.household.clock, dueAt))
+  }
 
-  const retried = (retry: Retry): Effect.Effect<void, never, unknown> => {
-    const step = stepper(retry, clock, run.idempotencyKeyOf(address))
+  private retried(retry: Retry): Effect.Effect<void, never, unknown> {
+    const { begun, past, run, spec, stepKey } = this
+    const first = this.attempt
+    const step = stepper(retry, run.household.clock, run.idempotencyKeyOf(begun.address))
 
     /** Tries again if the schedule has an attempt left. */
     const after = (failed: Encoded, orElse: Effect.Effect<void>) =>
@@ -190,34 +279,37 @@ const begin = (
             })
         })
         return Effect.flatMap(
-          restore(decided),
-          (dueAt) => dueAt === null ? orElse : Effect.zipRight(restore(waited(failed, endedAt, dueAt)), again)
+          this.restore(decided),
+          (dueAt) => dueAt === null ? orElse : Effect.zipRight(this.restore(waited(failed, endedAt, dueAt)), again)
         )
       })
 
     const waited = (failed: Encoded, endedAt: number, dueAt: number) =>
       Effect.suspend(() => {
         run.attemptEnded(stepKey)
-        const ended = { ...row(failed), status: "IN_PROGRESS" as const }
-        const { errorTag } = failed
+        const { attempt, startedAt } = this
+        const { error, errorTag } = failed
         return run.writeThrough({
-          steps: [ended],
-          attempts: [{ stepKey, attempt, startedAt, endedAt, dueAt, errorTag, error: failed.error }]
+          steps: [{ ...this.row(failed), status: "IN_PROGRESS" }],
+          attempts: [{ stepKey, attempt, startedAt, endedAt, dueAt, errorTag, error }]
         })
-      }).pipe(Effect.zipRight(pause(dueAt)))
+      }).pipe(Effect.zipRight(this.pause(dueAt)))
 
     const again = Effect.suspend(() => {
-      attempt++
+      this.attempt++
       return loop
     })
 
     const loop: Effect.Effect<void, never, unknown> = Effect.suspend(() =>
-      Effect.matchCauseEffect(attempt === first ? attempted(scope) : later(), {
+      Effect.matchCauseEffect(this.attempt === first ? this.attempted(this.scope) : later(), {
         onFailure: (cause) =>
           retry.defects
-            ? after(engineFailure(diedOf(begun, spec.id, attempt, cause)), Effect.failCause(cause))
+            ? after(engineFailure(diedOf(begun, spec.id, this.attempt, cause)), Effect.failCause(cause))
             : Effect.failCause(cause),
-        onSuccess: (outcome) => outcome.status === "COMPLETED" ? settle(outcome) : after(outcome, settle(outcome))
+        onSuccess: (outcome) =>
+          outcome.status === "COMPLETED"
+            ? this.settle(outcome)
+            : after(outcome, Effect.suspend(() => this.settle(outcome)))
       })
     )
 
@@ -225,8 +317,8 @@ const begin = (
     const later = () => {
       const scope = new LazyScope()
       return Effect.mapInputContext(
-        attempted(scope),
-        (context: Context.Context<unknown>) => contextOf(context, begun, spec.id, attempt, scope)
+        this.attempted(scope),
+        (context: Context.Context<unknown>) => contextOf(context, begun, spec.id, this.attempt, scope)
       )
     }
 
@@ -240,45 +332,6 @@ const begin = (
       loop
     )
   }
-
-  const scope = new LazyScope()
-
-  const work = () => spec.retry === null ? Effect.flatMap(attempted(scope), settle) : retried(spec.retry)
-
-  const program = (): Effect.Effect<void, never, unknown> => {
-    if (past.cutOff && spec.onInterrupted === "fail") {
-      attempt = past.last
-      return Effect.suspend(() =>
-        settle(
-          engineFailure(new StepInterrupted({ workflowId: run.workflowId, stepId: spec.id, attempt: past.last }))
-        )
-      )
-    }
-    if (past.kills >= limits.kills && before?.errorTag !== "ProcessKilled") {
-      return Effect.suspend(() => {
-        attempt = past.last
-        const { workflowId } = run
-        const reason = new ProcessKilled({ workflowId, address, stepId: spec.id, attempts: past.kills })
-        run.stop(reason, {
-          steps: [row({ status: "FAILED", output: null, errorTag: reason._tag, error: forPeople(reason.message) })]
-        })
-        return run.parked
-      })
-    }
-    return past.dueAt === null ? work() : Effect.zipRight(restore(pause(past.dueAt)), work())
-  }
-
-  return runStep({
-    begun,
-    attempt,
-    stepKey,
-    place,
-    row,
-    program: program(),
-    scope,
-    isRecorded: constFalse,
-    turns: spec.turns
-  })
 }
 
 /** What Perdure itself has to say of an attempt, in place of the step. */
