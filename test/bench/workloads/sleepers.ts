@@ -136,7 +136,7 @@ const round = <A>(size: Size, synchronous: Sync, after: (filename: string, sampl
     const sleep = Math.ceil(fixed + perRun * size.runs)
     return Effect.flatMap(
       attempt(size, synchronous, sleep, (filename, sample) => {
-        perRun = 1.3 * Math.max(0, sample.prepared! - grace) / size.runs
+        perRun = 1.5 * Math.max(0, sample.prepared! - grace) / size.runs
         return after(filename, sample)
       }),
       Option.match({
