@@ -42,7 +42,7 @@ import { patchDone as donePatching, patched as isPatched } from "./internal/patc
 import type { CurrentStep, OutcomeSchemas, RunEnd, StartRequest } from "./internal/run.js"
 import { cancelReason, Engine, Run as CurrentRun } from "./internal/run.js"
 import { sleepUntil as durableSleep } from "./internal/sleep.js"
-import { currentTrace } from "./internal/trace.js"
+import { inSpan } from "./internal/trace.js"
 import { decode, TooLarge } from "./internal/values.js"
 import { wholeMillis } from "./internal/wholeMillis.js"
 import type { RunRow } from "./StepStore.js"
@@ -299,7 +299,11 @@ export const make = <
         error instanceof TooLarge ? new PayloadInvalid({ workflow: name, problem: `it is ${error.message}` }) : error
     )
 
-  const prepare = Effect.fnUntraced(function*(input: unknown, { deadline, workflowId: given }: StartOptions = {}) {
+  const prepare = Effect.fnUntraced(function*(
+    input: unknown,
+    { deadline, workflowId: given }: StartOptions,
+    trace: string | null
+  ) {
     const engine = yield* Engine
     const { fingerprint, text, value } = yield* encodePayload(input, engine.maxValueBytes)
     const workflowId = given ?? derivedId(value) ?? `${name}/${yield* freshId}`
@@ -318,29 +322,31 @@ export const make = <
       payload: text,
       fingerprint,
       deadlineAt: at !== null && at <= endOfTime ? at : null,
-      trace: yield* currentTrace
+      trace
     }
     return { engine, request }
   })
 
-  const start = (input: unknown, startOptions?: StartOptions) =>
-    outsideBody(
-      `Workflow ${JSON.stringify(name)} start`,
-      Effect.flatMap(prepare(input, startOptions), ({ engine, request }) => engine.start(request)),
-      insteadOfStarting("Child.start")
-    )
+  const start = (input: unknown, startOptions: StartOptions = {}) =>
+    inSpan(`${name}.start`, (trace) =>
+      outsideBody(
+        `Workflow ${JSON.stringify(name)} start`,
+        Effect.flatMap(prepare(input, startOptions, trace), ({ engine, request }) => engine.start(request)),
+        insteadOfStarting("Child.start")
+      ))
 
-  const execute = (input: unknown, startOptions?: StartOptions) =>
-    outsideBody(
-      `Workflow ${JSON.stringify(name)} execute`,
-      Effect.gen(function*() {
-        const { engine, request } = yield* prepare(input, startOptions)
-        const workflowId = yield* engine.start(request)
-        const end = yield* Effect.catchTag(engine.await(workflowId, name), "WorkflowNotFound", Effect.die)
-        return yield* told(workflowId, end, outcome)
-      }),
-      insteadOfStarting("Child.execute")
-    )
+  const execute = (input: unknown, startOptions: StartOptions = {}) =>
+    inSpan(`${name}.execute`, (trace) =>
+      outsideBody(
+        `Workflow ${JSON.stringify(name)} execute`,
+        Effect.flatMap(prepare(input, startOptions, trace), ({ engine, request }) =>
+          Effect.flatMap(engine.start(request), (workflowId) =>
+            Effect.flatMap(
+              Effect.catchTag(engine.await(workflowId, name), "WorkflowNotFound", Effect.die),
+              (end) => told(workflowId, end, outcome)
+            ))),
+        insteadOfStarting("Child.execute")
+      ))
 
   const await_ = (workflowId: string) =>
     outsideBody(
@@ -366,10 +372,8 @@ export const make = <
       }
       return id
     },
-    start: (input, startOptions) =>
-      Effect.withSpan(start(input, startOptions), `${name}.start`, { captureStackTrace: false }),
-    execute: (input, startOptions) =>
-      Effect.withSpan(execute(input, startOptions), `${name}.execute`, { captureStackTrace: false }),
+    start,
+    execute,
     await: await_,
     poll: (workflowId) =>
       outsideBody(

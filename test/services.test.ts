@@ -553,4 +553,31 @@ describe.each(stores)("What a run says (%s)", (_, store) => {
       yield* alone.pipe(inEngine(), Effect.withTracer(tracer))
       expect(yield* rowOf("script")).toMatchObject({ trace: null })
     }))
+
+  test("in spans is one trace where nobody listens, too", () =>
+    Effect.gen(function*() {
+      const Job = Workflow.make({ name: "job", payload: {} })
+      const parents: Array<Tracer.AnySpan> = []
+      const seen = Effect.map(Effect.currentParentSpan, (span) => void parents.push(span))
+      const live = Job.toLayer(() => Effect.orDie(Effect.zipRight(Effect.withSpan(seen, "body"), seen)))
+      const traceOf = (workflowId: string) =>
+        Effect.map(rowOf(workflowId), ({ trace }): unknown => JSON.parse(trace ?? "{}"))
+      yield* Effect.gen(function*() {
+        yield* Job.execute(undefined, { workflowId: "alone" })
+        const [body, outer] = parents
+        expect(outer).toMatchObject({ _tag: "ExternalSpan", sampled: true })
+        expect(body).toMatchObject({ name: "body", traceId: outer!.traceId })
+        expect(yield* traceOf("alone")).toEqual({ traceId: outer!.traceId, spanId: outer!.spanId, sampled: true })
+        yield* Job.start(undefined, { workflowId: "another" })
+        yield* Job.await("another")
+        expect(parents[2]!.traceId).not.toBe(outer!.traceId)
+        const request = yield* Effect.withSpan(
+          Effect.zipLeft(Effect.currentSpan, Job.execute(undefined, { workflowId: "within" })),
+          "request"
+        )
+        expect(yield* traceOf("within")).toMatchObject({ traceId: request.traceId, sampled: true })
+        yield* Effect.withTracerEnabled(Job.execute(undefined, { workflowId: "untraced" }), false)
+        expect(yield* traceOf("untraced")).toMatchObject({ sampled: false })
+      }).pipe(inEngine({ workflows: [live] }))
+    }))
 })

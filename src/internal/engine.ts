@@ -195,15 +195,20 @@ export const make = (settings: Settings): Effect.Effect<Engine["Type"], StoreErr
       owned: boolean,
       createdAt: number
     ): Effect.Effect<RunRow | null, StoreError> =>
-      Effect.flatMap(
-        Effect.tapErrorCause(
-          journal.write({
-            ...emptyUpdate({ workflowId: request.workflowId, generation: 0, epoch: owned ? 1 : 0 }),
-            insert: newRun(request, owned ? worker : null, createdAt)
-          }),
-          () => owned ? roster.doubt(request.workflowId) : Effect.void
-        ),
-        (answer) => answer._tag === "Exists" ? answer.run : Effect.succeed(null)
+      Effect.matchCauseEffect(
+        journal.write({
+          ...emptyUpdate({ workflowId: request.workflowId, generation: 0, epoch: owned ? 1 : 0 }),
+          insert: newRun(request, owned ? worker : null, createdAt)
+        }),
+        {
+          onFailure: (cause) => {
+            if (owned) {
+              roster.doubt(request.workflowId)
+            }
+            return Effect.failCause(cause)
+          },
+          onSuccess: (answer) => answer._tag === "Exists" ? answer.run : Effect.succeed(null)
+        }
       )
 
     const start = (request: StartRequest) =>
@@ -213,15 +218,16 @@ export const make = (settings: Settings): Effect.Effect<Engine["Type"], StoreErr
         return roster.arrive(
           workflowId,
           roster.create(name, (owned) =>
-            Effect.tap(insert(request, owned, createdAt), (row) =>
+            Effect.flatMap(insert(request, owned, createdAt), (row) =>
               row === null && owned
-                ? roster.inhabitDefined(freshIdentity(request, createdAt, true), true, payload)
-                : Effect.void))
+                ? Effect.as(roster.inhabitDefined(freshIdentity(request, createdAt, true), true, payload), row)
+                : Effect.succeed(row)))
         ).pipe(
-          Effect.flatMap((row): Effect.Effect<void, WorkflowIdConflict | StoreError> =>
-            row === null ? Effect.void : Effect.flatMap(attached(request, row), (row) => roster.adopt(row))
-          ),
-          Effect.as(workflowId)
+          Effect.flatMap((row): Effect.Effect<string, WorkflowIdConflict | StoreError> =>
+            row === null
+              ? Effect.succeed(workflowId)
+              : Effect.as(Effect.flatMap(attached(request, row), (row) => roster.adopt(row)), workflowId)
+          )
         )
       }).pipe(Effect.uninterruptible)
 

@@ -168,7 +168,7 @@ export class Roster {
     }
   }
 
-  /** Creates a run: owned by this worker, if its workflow is registered here and there is room. */
+  /** Creates a run: owned by this worker, if its workflow is registered here and there is room. Not to be interrupted. */
   create<A, E>(name: string, insert: (owned: boolean) => Effect.Effect<A, E>): Effect.Effect<A, E> {
     return Effect.suspend(() => {
       if (!this.registered.has(name)) {
@@ -176,10 +176,10 @@ export class Roster {
       }
       if (this.room <= 0) {
         // Noted afterwards: a claim that is under way may have looked before the run was there.
-        return Effect.ensuring(insert(false), Effect.sync(() => this.refuse()))
+        return finallySync(insert(false), () => this.refuse())
       }
       this.occupied++
-      return Effect.ensuring(insert(true), Effect.sync(() => this.vacate(1)))
+      return finallySync(insert(true), () => this.vacate(1))
     })
   }
 
@@ -254,28 +254,25 @@ export class Roster {
     this.tell(this.arriving.keys())
   }
 
-  /** Marks a run as on its way while an effect brings it here, so that it is not taken for an orphan. */
+  /** Marks a run as on its way while an effect brings it here, so that it is not taken for an orphan. Not to be interrupted. */
   arrive<A, E, R>(workflowId: string, self: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> {
     return Effect.suspend(() => {
       this.arriving.set(workflowId, (this.arriving.get(workflowId) ?? 0) + 1)
-      return Effect.ensuring(
-        self,
-        Effect.sync(() => {
-          const others = this.arriving.get(workflowId)! - 1
-          if (others === 0) {
-            this.arriving.delete(workflowId)
-            this.toldOnTheWay.delete(workflowId)
-          } else {
-            this.arriving.set(workflowId, others)
-          }
-        })
-      )
+      return finallySync(self, () => {
+        const others = this.arriving.get(workflowId)! - 1
+        if (others === 0) {
+          this.arriving.delete(workflowId)
+          this.toldOnTheWay.delete(workflowId)
+        } else {
+          this.arriving.set(workflowId, others)
+        }
+      })
     })
   }
 
   /** Creating the run failed: the store may have created it all the same. */
-  doubt(workflowId: string): Effect.Effect<void> {
-    return Effect.sync(() => this.doubtful.add(workflowId))
+  doubt(workflowId: string): void {
+    this.doubtful.add(workflowId)
   }
 
   /** Takes up what came to be this worker's although that seemed to fail, each on its own. */
@@ -451,6 +448,19 @@ export class Roster {
     return wholeMillis(this.options.clock)
   }
 }
+
+/** As `Effect.ensuring`, for an effect that is not interrupted; a third of the cost. */
+const finallySync = <A, E, R>(self: Effect.Effect<A, E, R>, then: () => void): Effect.Effect<A, E, R> =>
+  Effect.matchCauseEffect(self, {
+    onFailure: (cause) => {
+      then()
+      return Effect.failCause(cause)
+    },
+    onSuccess: (value) => {
+      then()
+      return Effect.succeed(value)
+    }
+  })
 
 /** What cannot be asked of the store now is asked again at the next occasion. */
 export const quietly = (self: Effect.Effect<void, StoreError>): Effect.Effect<void> =>
