@@ -291,7 +291,7 @@ export class ActiveRun {
 
   /** An update of this run that changes nothing yet. */
   update(changes: Partial<RunUpdate>): RunUpdate {
-    return { ...this.emptyUpdate, ...changes }
+    return Object.assign({ ...this.emptyUpdate }, changes)
   }
 
   /**
@@ -312,7 +312,7 @@ export class ActiveRun {
     const recorded: StepRow = { ...row, position, final: true }
     this.offered = position
     return this.household.journal.offer({
-      update: this.update({ ...also, steps: [recorded] }),
+      update: Object.assign({ ...this.emptyUpdate, steps: [recorded] }, also),
       cancelled: this.isLost,
       done: (result) =>
         this.acknowledged(result, () => {

@@ -2,10 +2,11 @@
 import type * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import type * as FiberStatus from "effect/FiberStatus"
+import type { Operation } from "../Errors.js"
 import type { StepRow } from "../StepStore.js"
 import type { ActiveRun } from "./activeRun.js"
 import type { AnyFiber, Branch, InStep } from "./place.js"
-import { placeOf, runsOn } from "./place.js"
+import { type Place, placeOf, runsOn } from "./place.js"
 import type { Wait } from "./sequencer.js"
 
 /** What to write instead of a fork that reserves nothing; the table is in the README too, and is a test. */
@@ -27,29 +28,38 @@ export const placed = <A, E, R>(called: string, on: {
 }): Effect.Effect<A, E, R> =>
   Effect.withFiberRuntime((fiber, status) => {
     const place = placeOf(fiber)
-    switch (place._tag) {
-      case "Branch":
-        return place.run.closed ? place.afterwards : on.inBranch(place, fiber, status)
-      case "Step":
-        return place.ended
-          ? place.run.refuse(place.run.misplaced(
-            called,
-            `it was called in a fiber that went on after step ${
-              JSON.stringify(place.stepId)
-            } had ended. Wait for that fiber inside the step, or call this in the body`
-          ))
-          : on.inStep(place)
-      case "Unreserved":
-        return place.run.refuse(place.run.misplaced(
-          called,
-          `it was called in a fiber that was forked from ${place.from.name} without a reserved sequence, so its key would depend on timing. ${insteadOfForking}`
-        ))
-      case "Outside":
-        return Effect.dieMessage(
-          `${called} was called outside a run. Call it in the body of a workflow, or wrap the program in Workflow.run`
-        )
+    if (place._tag === "Branch") {
+      return place.run.closed ? place.afterwards : on.inBranch(place, fiber, status)
     }
+    return elsewhere({ called, inStep: on.inStep }, place)
   })
+
+/** What an operation is outside any branch. */
+const elsewhere = <A, E, R>(
+  spec: Pick<OperationSpec<A, E, R>, "called" | "inStep">,
+  place: Exclude<Place, Branch>
+): Effect.Effect<A, E, R> => {
+  switch (place._tag) {
+    case "Step":
+      return place.ended
+        ? place.run.refuse(place.run.misplaced(
+          spec.called,
+          `it was called in a fiber that went on after step ${
+            JSON.stringify(place.stepId)
+          } had ended. Wait for that fiber inside the step, or call this in the body`
+        ))
+        : spec.inStep(place)
+    case "Unreserved":
+      return place.run.refuse(place.run.misplaced(
+        spec.called,
+        `it was called in a fiber that was forked from ${place.from.name} without a reserved sequence, so its key would depend on timing. ${insteadOfForking}`
+      ))
+    case "Outside":
+      return Effect.dieMessage(
+        `${spec.called} was called outside a run. Call it in the body of a workflow, or wrap the program in Workflow.run`
+      )
+  }
+}
 
 export interface OperationSpec<A, E, R> {
   /** How the caller wrote it, for messages. */
@@ -95,38 +105,47 @@ export interface Begun {
 export const durable = <A, E, R>(spec: OperationSpec<A, E, R>): Effect.Effect<A, E, R> =>
   admitted(spec, (branch, fiber, status) => request(spec, branch, fiber, status))
 
+type Admission<A, E, R> = Pick<OperationSpec<A, E, R>, "called" | "problem" | "inStep">
+
 /** Goes on where an operation can be recorded, and refuses it elsewhere. */
 export const admitted = <A, E, R>(
-  spec: Pick<OperationSpec<A, E, R>, "called" | "problem" | "inStep">,
+  spec: Admission<A, E, R>,
   go: (branch: Branch, fiber: AnyFiber, status: FiberStatus.Running) => Effect.Effect<A, E, R>
 ): Effect.Effect<A, E, R> =>
-  placed(spec.called, {
-    inStep: spec.inStep,
-    inBranch: (branch, fiber, status) => {
-      const client = branch.run.household.sharedClient
-      const admit = () => accepted(spec, branch.run, fiber, () => go(branch, fiber, status))
-      return client === null
-        ? admit()
-        : Effect.if(client.isHeld, { onTrue: () => heldUp(spec.called, branch.run), onFalse: admit })
+  Effect.withFiberRuntime((fiber, status) => {
+    const place = placeOf(fiber)
+    if (place._tag !== "Branch") {
+      return elsewhere(spec, place)
     }
+    const { run } = place
+    if (run.closed) {
+      return place.afterwards
+    }
+    const client = run.household.sharedClient
+    return client === null
+      ? refusal(spec, run, fiber) ?? go(place, fiber, status)
+      : Effect.if(client.isHeld, {
+        onTrue: () => heldUp(spec.called, run),
+        onFalse: () => refusal(spec, run, fiber) ?? go(place, fiber, status)
+      })
   })
 
-const accepted = <A, E, R>(
-  { called, problem }: { readonly called: string; readonly problem: string | null },
+/** Why an operation of a branch cannot be recorded; `null` if it can. */
+const refusal = (
+  spec: Pick<Admission<unknown, unknown, unknown>, "called" | "problem">,
   run: ActiveRun,
-  fiber: AnyFiber,
-  go: () => Effect.Effect<A, E, R>
-): Effect.Effect<A, E, R> => {
+  fiber: AnyFiber
+): Effect.Effect<never> | null => {
+  const { problem } = spec
   if (problem !== null) {
-    return run.refuse(run.misplaced(called, problem))
+    return run.refuse(run.misplaced(spec.called, problem))
   }
-  if (!runsOn(fiber, run.sequencer.scheduler)) {
-    return run.refuse(run.misplaced(
-      called,
+  return runsOn(fiber, run.sequencer.scheduler)
+    ? null
+    : run.refuse(run.misplaced(
+      spec.called,
       "it was called on another scheduler than that of its run, which cannot see when the body is at rest. Use Effect.withScheduler inside a step"
     ))
-  }
-  return go()
 }
 
 /** On a client that the application shares, a body in a transaction of its own would wait for a record that waits for it. */
@@ -145,53 +164,84 @@ const request = <A, E, R>(
 ): Effect.Effect<A, E, R> => {
   const run = branch.run
   const sequence = branch.take(1)
-  run.reached(`${branch.prefix}${sequence}`)
-  const askedAfter = run.sequencer.handedPosition
-  const operation = {
-    address: `${branch.prefix}${sequence}`,
-    kind: spec.kind,
-    id: spec.id,
-    fingerprint: spec.fingerprint
-  }
+  const address = `${branch.prefix}${sequence}`
+  run.reached(address)
+  const operation = { address, kind: spec.kind, id: spec.id, fingerprint: spec.fingerprint }
   const begunOtherwise = run.begunOtherwise(operation)
   if (begunOtherwise !== null) {
     return run.refuse(run.mismatch(begunOtherwise, operation))
   }
-  const begun = { branch, address: operation.address, sequence, askedAfter, fiber, status }
-  let letGo = (ended: () => void) => {
-    if (spec.abandoned === undefined) {
-      ended()
-    } else {
-      spec.abandoned(begun, ended)
-    }
-  }
-  const letGoOf = (wait: Wait) =>
-    Effect.async<void>((resume) => {
-      const { ended } = run.sequencer.cut(wait, () => resume(Effect.void), () => resume(run.parked))
-      letGo(ended)
-    })
+  const askedAfter = run.sequencer.handedPosition
   // Both ways, live and in replay, suspend exactly once here and once when cut: a fiber yields to others after so many
   // operations, and the count begins anew with each suspension, so that it yields at the same places.
   return Effect.async<A, E, R>((resume) => {
-    const context = fiber.currentContext as Context.Context<unknown>
-    const wait: Wait = {
-      operation,
-      answer: (record) => {
-        spec.recorded?.(record, branch, context)
-        resume(spec.answer(record, branch))
-      },
-      release: () => resume(run.parked),
-      voided: (record) => {
-        spec.recorded?.(record, branch, context)
-        spec.voided?.(record, branch)
-      },
-      begin: () => {
-        letGo = spec.begin(begun)
-      }
-    }
+    const wait = new Waiting(spec, { branch, address, sequence, askedAfter, fiber, status }, operation, resume)
     run.sequencer.ask(wait)
-    return Effect.suspend(() => run.closed ? run.parked : letGoOf(wait))
+    return Effect.suspend(() => run.closed ? run.parked : wait.cut)
   })
+}
+
+/** A fiber of the body that waits for the outcome of an operation; a class for the sake of the memory of a thousand of them. */
+class Waiting<A, E, R> implements Wait {
+  readonly operation: Operation
+  private readonly spec: OperationSpec<A, E, R>
+  private readonly begun: Begun
+  private readonly resume: (effect: Effect.Effect<A, E, R>) => void
+  private readonly context: Context.Context<unknown>
+  /** What stops the operation, once it has begun in this life. */
+  private stop: ((ended: () => void) => void) | null = null
+
+  constructor(
+    spec: OperationSpec<A, E, R>,
+    begun: Begun,
+    operation: Operation,
+    resume: (effect: Effect.Effect<A, E, R>) => void
+  ) {
+    this.operation = operation
+    this.spec = spec
+    this.begun = begun
+    this.resume = resume
+    this.context = begun.fiber.currentContext as Context.Context<unknown>
+  }
+
+  answer(record: StepRow): void {
+    const { begun: { branch }, context, spec } = this
+    spec.recorded?.(record, branch, context)
+    this.resume(spec.answer(record, branch))
+  }
+
+  release(): void {
+    this.resume(this.begun.branch.run.parked)
+  }
+
+  voided(record: StepRow): void {
+    const { begun: { branch }, context, spec } = this
+    spec.recorded?.(record, branch, context)
+    spec.voided?.(record, branch)
+  }
+
+  begin(): void {
+    this.stop = this.spec.begin(this.begun)
+  }
+
+  /** The body stops waiting, and goes on when the operation has let go. */
+  get cut(): Effect.Effect<void> {
+    const { run } = this.begun.branch
+    return Effect.async<void>((resume) => {
+      const { ended } = run.sequencer.cut(this, () => resume(Effect.void), () => resume(run.parked))
+      this.letGo(ended)
+    })
+  }
+
+  private letGo(ended: () => void) {
+    if (this.stop !== null) {
+      this.stop(ended)
+    } else if (this.spec.abandoned === undefined) {
+      ended()
+    } else {
+      this.spec.abandoned(this.begun, ended)
+    }
+  }
 }
 
 /** Runs an effect that a body may run in a step only. A run that has left gets no answer at all. */

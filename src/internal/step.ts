@@ -13,7 +13,7 @@ import type { ActiveRun } from "./activeRun.js"
 import { encodeEngineError, EngineError, forPeople, type Past, pastOf } from "./attempts.js"
 import { LazyScope } from "./lazyScope.js"
 import { fingerprintProblem, nameProblem } from "./names.js"
-import type { Begun } from "./operation.js"
+import type { Begun, OperationSpec } from "./operation.js"
 import { durable } from "./operation.js"
 import type { Branch, InStep } from "./place.js"
 import type { Retry } from "./retry.js"
@@ -48,38 +48,65 @@ export type RecordedSpec = Pick<StepSpec, "id" | "success" | "error">
 export const step = (
   self: Effect.Effect<unknown, unknown, unknown>,
   spec: StepSpec
-): Effect.Effect<unknown, unknown, unknown> => {
-  const called = `Step.durable(${JSON.stringify(spec.id)})`
-  const idProblem = nameProblem(spec.id)
-  const printProblem = spec.fingerprint === null ? null : fingerprintProblem(spec.fingerprint)
-  return durable<unknown, unknown, unknown>({
-    called,
-    kind: spec.kind,
-    id: spec.id,
-    fingerprint: spec.fingerprint,
-    begin: (begun) =>
-      spec.turns === null ? begin(self, spec, begun) : inTurn(spec.turns, () => begin(self, spec, begun)),
-    recorded: (record, { run }, context) => {
-      const { compensate } = spec
-      if (compensate !== null && record.status === "COMPLETED") {
-        run.compensations.push({
-          id: spec.id,
-          context,
-          effect: (cause) =>
-            Effect.matchEffect(decode(record.output, spec.success), {
-              onFailure: (detail) => run.refuse(undecodable(run, record.stepKey, detail)),
-              onSuccess: (value) => compensate(value, cause)
-            })
-        })
-      }
-    },
-    answer: (record, branch) => answer(record, spec, branch),
-    // A step within a step is part of the outer one.
-    inStep: () => Effect.scoped(self),
-    problem: idProblem === null
-      ? printProblem === null ? null : `its fingerprint cannot be used: ${printProblem}`
-      : `its step id cannot be used: ${idProblem}`
-  })
+): Effect.Effect<unknown, unknown, unknown> => durable(new StepOperation(self, spec))
+
+class StepOperation implements OperationSpec<unknown, unknown, unknown> {
+  readonly kind: string
+  readonly id: string
+  readonly fingerprint: string | null
+  private readonly self: Effect.Effect<unknown, unknown, unknown>
+  private readonly spec: StepSpec
+
+  constructor(self: Effect.Effect<unknown, unknown, unknown>, spec: StepSpec) {
+    this.kind = spec.kind
+    this.id = spec.id
+    this.fingerprint = spec.fingerprint
+    this.self = self
+    this.spec = spec
+  }
+
+  get called(): string {
+    return `Step.durable(${JSON.stringify(this.id)})`
+  }
+
+  get problem(): string | null {
+    const idProblem = nameProblem(this.id)
+    if (idProblem !== null) {
+      return `its step id cannot be used: ${idProblem}`
+    }
+    const printProblem = this.fingerprint === null ? null : fingerprintProblem(this.fingerprint)
+    return printProblem === null ? null : `its fingerprint cannot be used: ${printProblem}`
+  }
+
+  begin(begun: Begun) {
+    const { self, spec } = this
+    return spec.turns === null ? begin(self, spec, begun) : inTurn(spec.turns, () => begin(self, spec, begun))
+  }
+
+  recorded(record: StepRow, { run }: Branch, context: Context.Context<unknown>): void {
+    const { spec } = this
+    const { compensate } = spec
+    if (compensate !== null && record.status === "COMPLETED") {
+      run.compensations.push({
+        id: spec.id,
+        context,
+        effect: (cause) =>
+          Effect.matchEffect(decode(record.output, spec.success), {
+            onFailure: (detail) => run.refuse(undecodable(run, record.stepKey, detail)),
+            onSuccess: (value) => compensate(value, cause)
+          })
+      })
+    }
+  }
+
+  answer(record: StepRow, branch: Branch) {
+    return answer(record, this.spec, branch)
+  }
+
+  /** A step within a step is part of the outer one. */
+  inStep() {
+    return Effect.scoped(this.self)
+  }
 }
 
 /** Begins when it is its turn. Nobody cuts what waits for that: the run ends with it, or leaves memory. */

@@ -23,17 +23,30 @@ import type { StepInfo } from "./run.js"
 import { CurrentStep } from "./run.js"
 import { TooLarge } from "./values.js"
 
-/** What a step can know of itself. */
-const infoOf = ({ address, branch: { run } }: Begun, stepId: string, attempt: number): StepInfo => ({
-  workflowId: run.workflowId,
-  stepId,
-  stepKey: run.keyOf(address),
-  attempt,
-  epoch: run.identity.epoch,
-  get idempotencyKey() {
+/** What a step can know of itself. The key for others costs a hash, which most steps do not ask for. */
+class Info implements StepInfo {
+  readonly workflowId: string
+  readonly stepId: string
+  readonly stepKey: string
+  readonly attempt: number
+  readonly epoch: number
+  readonly #begun: Begun
+
+  constructor(begun: Begun, stepId: string, attempt: number) {
+    const { address, branch: { run } } = begun
+    this.workflowId = run.workflowId
+    this.stepId = stepId
+    this.stepKey = run.keyOf(address)
+    this.attempt = attempt
+    this.epoch = run.identity.epoch
+    this.#begun = begun
+  }
+
+  get idempotencyKey(): string {
+    const { address, branch: { run } } = this.#begun
     return run.idempotencyKeyOf(address)
   }
-})
+}
 
 /** What an attempt at a step has around it: what the body had, what it can know of itself, and a scope of its own. */
 export const contextOf = (
@@ -45,7 +58,7 @@ export const contextOf = (
 ): Context.Context<unknown> =>
   // One copy for both: a copy of the body's services is a tenth of what a step allocates.
   Context.unsafeMake(
-    new Map(context.unsafeMap).set(CurrentStep.key, infoOf(begun, stepId, attempt)).set(Scope.Scope.key, scope)
+    new Map(context.unsafeMap).set(CurrentStep.key, new Info(begun, stepId, attempt)).set(Scope.Scope.key, scope)
   )
 
 /**
