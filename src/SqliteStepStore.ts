@@ -31,9 +31,11 @@ import {
   type Database,
   inOneTurn,
   make as makeDatabase,
+  ownConnection,
   patiently,
   Prepared,
-  Session
+  Session,
+  type Work
 } from "./internal/sql/database.js"
 import { sqlite } from "./internal/sql/dialect.js"
 import { toStoreError } from "./internal/sql/errors.js"
@@ -175,7 +177,7 @@ const fromFile = (options: Options): Effect.Effect<StepStore.StepStore["Type"], 
       target,
       prepared,
       busy: options.busy,
-      withConnection: (work) => inOneTurn(work, session)
+      ...ownConnection(session)
     })
     yield* useWal(database)
     return yield* fromDatabase(database, options, null)
@@ -198,14 +200,16 @@ const fromClient = Effect.fnUntraced(function*(options: ClientOptions) {
     prepared,
     scope: yield* Effect.scope
   }
+  const withConnection = <A>(work: Work<A>) =>
+    Effect.scoped(
+      Effect.flatMap(sql.reserve, (connection) => inOneTurn(withoutWaiting(work), new Session(connection, prepared)))
+    )
   const database = makeDatabase({
     target,
     prepared,
     busy: options.busy,
-    withConnection: (work) =>
-      Effect.scoped(
-        Effect.flatMap(sql.reserve, (connection) => inOneTurn(withoutWaiting(work), new Session(connection, prepared)))
-      )
+    withConnection,
+    change: (sql, values) => withConnection((session) => session.change(sql, values))
   })
   return yield* fromDatabase(database, options, client)
 })

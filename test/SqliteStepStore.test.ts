@@ -364,7 +364,8 @@ describe("failures", () => {
         })
       )
       isBroken = true
-      expect(yield* Effect.flip(store.commit([newRun("run")]))).toMatchObject({ _tag: "StoreUnavailable" })
+      const two = [newRun("run"), newRun("other")]
+      expect(yield* Effect.flip(store.commit(two))).toMatchObject({ _tag: "StoreUnavailable" })
       isBroken = false
       expect(yield* store.run("run")).toMatchObject({ _tag: "None" })
       expect(yield* store.commit([newRun("run")])).toEqual([{ _tag: "Accepted" }])

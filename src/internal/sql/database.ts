@@ -74,12 +74,20 @@ export interface Busy {
   readonly patience?: Duration.DurationInput
 }
 
-export interface Database {
+/** Where work is done in one turn of the event loop. */
+export interface Turns {
   /** The file or database, for messages. */
   readonly target: string
   /** Does the work in one turn of the event loop; while the database is busy, all of it again, later. */
   readonly turn: <A>(work: Work<A>) => Effect.Effect<A, StoreError>
 }
+
+export interface Database extends Turns {
+  /** How many rows one statement wrote. It is a transaction by itself, so that it needs no turn, which would cost as much again. */
+  readonly change: Change<StoreError>
+}
+
+type Change<E> = (sql: string, values: ReadonlyArray<Value>) => Effect.Effect<number, E>
 
 /** What is done with a connection, from its first statement to its last. */
 export type Work<A> = (session: Session) => Effect.Effect<A, Failure>
@@ -127,21 +135,39 @@ export const patiently = (options: {
     options.prepared.note(failure)
     return toStoreError(options.target, failure)
   }
-  return (work, passes = isBusy) => {
-    const once = Effect.mapError(work, translate)
-    return Effect.catchIf(once, passes, () => Effect.retry(once, { schedule: policy, while: passes }))
-  }
+  return <A, R>(work: Effect.Effect<A, Failure, R>, passes: (error: StoreError) => boolean = isBusy) =>
+    Effect.catchAll(work, (failure): Effect.Effect<A, StoreError, R> => {
+      const error = translate(failure)
+      return passes(error)
+        ? Effect.retry(Effect.mapError(work, translate), { schedule: policy, while: passes })
+        : Effect.fail(error)
+    })
 }
 
-/**
- * @param options.withConnection - does the work on a connection, in one turn
- */
-export const make = (options: {
-  readonly target: string
-  readonly busy: Busy | undefined
-  readonly prepared: Prepared
+/** How work gets to a connection. */
+interface Door {
+  /** Does the work in one turn. */
   readonly withConnection: <A>(work: Work<A>) => Effect.Effect<A, Failure>
-}): Database => {
+  readonly change: Change<Failure>
+}
+
+/** To a connection that nobody else uses. */
+export const ownConnection = (session: Session): Door => ({
+  withConnection: (work) => inOneTurn(work, session),
+  change: session.change
+})
+
+export const make = (
+  options: Door & {
+    readonly target: string
+    readonly busy: Busy | undefined
+    readonly prepared: Prepared
+  }
+): Database => {
   const patient = patiently(options)
-  return { target: options.target, turn: (work) => patient(options.withConnection(work)) }
+  return {
+    target: options.target,
+    turn: (work) => patient(options.withConnection(work)),
+    change: (sql, values) => patient(options.change(sql, values))
+  }
 }

@@ -11,7 +11,7 @@ import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
 import type { StoreError } from "../../Errors.js"
 import { digest } from "../digest.js"
-import { type Busy, inOneTurn, make, Prepared, Session } from "./database.js"
+import { type Busy, make, ownConnection, Prepared, Session } from "./database.js"
 import { toStoreError } from "./errors.js"
 import { open } from "./sqlite.js"
 
@@ -56,7 +56,7 @@ export const besideFile = (options: {
     yield* Effect.addFinalizer(() => remove(target))
     const connection = yield* Effect.mapError(open({ filename: target }), (failure) => toStoreError(target, failure))
     const session = new Session(connection, prepared)
-    const lock = make({ target, prepared, busy: options.busy, withConnection: (work) => inOneTurn(work, session) })
+    const lock = make({ target, prepared, busy: options.busy, ...ownConnection(session) })
     yield* lock.turn(() =>
       session.once(noWait).pipe(
         // A journal on disk would be a second file, left behind by whoever is killed.

@@ -11,7 +11,7 @@ import type * as Scope from "effect/Scope"
 import { type StoreError, StoreReadOnly, StoreSchemaMismatch, StoreUnavailable } from "../../Errors.js"
 import { Housekeeping } from "../housekeeping.js"
 import { nameProblem } from "../names.js"
-import { type Database, first, transaction, type Work } from "./database.js"
+import { type Database, first, transaction, type Turns, type Work } from "./database.js"
 import { sqlite } from "./dialect.js"
 import { migrations } from "./statements.js"
 
@@ -56,7 +56,7 @@ export const validate = (target: string, prefix: string, namespace: string): Eff
   )
 
 /** Several connections may read while one writes; the change of mode itself needs the database alone. */
-export const useWal = Effect.fnUntraced(function*(database: Database) {
+export const useWal = Effect.fnUntraced(function*(database: Turns) {
   const { journal_mode: mode } = first(
     yield* database.turn((session) =>
       Effect.zipRight(

@@ -129,6 +129,9 @@ const columns = (fields: ReadonlyArray<string>) => fields.map(column).join(", ")
 /** Rows come back under the names that the encoded models have. */
 const selection = (fields: ReadonlyArray<string>) => fields.map((field) => `${column(field)} AS "${field}"`).join(", ")
 
+const assignments = (fields: ReadonlyArray<string>, value: (column: string) => string) =>
+  fields.map((field) => `${column(field)} = ${value(column(field))}`).join(", ")
+
 const holes = (count: number) => `(${Array.from({ length: count }, () => "?").join(", ")})`
 
 const rowsOfHoles = (rows: number, count: number) => Array.from({ length: rows }, () => holes(count)).join(", ")
@@ -142,11 +145,15 @@ export interface Sized {
 /** How rows of one kind are written. Few sizes, so that each statement is prepared once. */
 export interface Many<Row> {
   readonly several: ReadonlyArray<Sized>
+  /** The rows of the largest. */
+  readonly most: number
   readonly single: Sized
   readonly bind: (values: Array<Value>, row: Row) => void
   /** Characters of payload in a row. */
   readonly weight: (row: Row) => number
 }
+
+const most = 64
 
 const many = <Row>(
   sql: (rows: number) => string,
@@ -154,7 +161,7 @@ const many = <Row>(
   weight: (row: Row) => number
 ): Many<Row> => {
   const sized = (rows: number): Sized => ({ rows, sql: sql(rows) })
-  return { several: [64, 8].map(sized), single: sized(1), bind, weight }
+  return { several: [most, 8].map(sized), most, single: sized(1), bind, weight }
 }
 
 const length = (text: string | null) => text === null ? 0 : text.length
@@ -196,6 +203,12 @@ export const make = (dialect: Dialect, prefix: string, namespace: string) => {
     values.push(namespace, of.workflowId, of.generation)
     for (const field of stepFields) {
       values.push(of.row[field])
+    }
+  }
+
+  const bindPatch = (values: Array<Value>, patch: StepStore.RunPatchEncoded) => {
+    for (const field of patchFields) {
+      values.push(patch[field])
     }
   }
 
@@ -246,18 +259,18 @@ export const make = (dialect: Dialect, prefix: string, namespace: string) => {
     patchRuns: many<Of<StepStore.RunPatchEncoded>>(
       (rows) =>
         `WITH patch (space, id, ${columns(patchFields)}) AS (VALUES ${rowsOfHoles(rows, patchFields.length + 2)}) ` +
-        `UPDATE ${workflows} SET ${
-          patchFields.map((field) => `${column(field)} = patch.${column(field)}`).join(", ")
-        } ` +
+        `UPDATE ${workflows} SET ${assignments(patchFields, (name) => `patch.${name}`)} ` +
         `FROM patch WHERE namespace = patch.space AND workflow_id = patch.id`,
       (values, { row, workflowId }) => {
         values.push(namespace, workflowId)
-        for (const field of patchFields) {
-          values.push(row[field])
-        }
+        bindPatch(values, row)
       },
       ({ row }) => length(row.outcome)
     ),
+    /** A transaction in one statement: changes one row if the run is in that epoch, and its inbox has that version if one is given. */
+    patchRun: `UPDATE ${workflows} SET ${assignments(patchFields, () => "?")} ` +
+      `WHERE namespace = ? AND workflow_id = ? AND epoch = ? AND inbox = coalesce(?, inbox)`,
+    bindPatch,
     reopenStep: `UPDATE ${steps} SET final = 0, position = NULL WHERE namespace = ? AND workflow_id = ? ` +
       `AND generation = ? AND step_key = ? AND final = 1 AND status = 'FAILED'`,
     putSteps: many<Of<StepStore.StepRowEncoded>>(

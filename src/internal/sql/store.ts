@@ -21,6 +21,15 @@ const missed: Answer = { _tag: "Missed" }
 const ended: Answer = { _tag: "Ended" }
 const known: Answer = { _tag: "Known" }
 
+const justAccepted: Effect.Effect<ReadonlyArray<Answer>> = Effect.succeed([accepted])
+
+/** A statement that is a whole commit, and the number of rows that it writes unless its run is not as expected. */
+interface Alone {
+  readonly sql: string
+  readonly values: ReadonlyArray<Value>
+  readonly rows: number
+}
+
 /** How a run stands before an update of it. */
 interface RunBefore {
   readonly workflowId: string
@@ -47,26 +56,46 @@ export const make = (options: {
 
   // -- commit
 
-  /** A run alone records a step: one statement, which is its own transaction, with the fence in it. */
-  const commitSteps = (sql: string, update: StepStore.RunUpdateEncoded) => {
-    const { epoch, generation, steps, workflowId } = update
+  /** What one statement can do for an update that stands alone: it is its own transaction, and has the fence in it. */
+  const statementOf = (update: StepStore.RunUpdateEncoded): Alone | null => {
+    const { epoch, generation, insert, patch, steps, workflowId } = update
+    if (epoch === null || !touchesOneTable(update)) {
+      return null
+    }
     const values: Array<Value> = []
+    if (insert !== null) {
+      statements.insertRuns.bind(values, { workflowId, generation, row: { ...insert, epoch } })
+      return { sql: statements.insertIfAbsent, values, rows: 1 }
+    }
+    if (patch !== null) {
+      statements.bindPatch(values, patch)
+      values.push(namespace, workflowId, epoch, update.inbox)
+      return { sql: statements.patchRun, values, rows: 1 }
+    }
+    const sql = statements.fencedSteps[steps.length - 1]
+    if (sql === undefined || update.inbox !== null) {
+      return null
+    }
     for (const row of steps) {
       statements.bindStep(values, { workflowId, generation, row })
     }
     values.push(namespace, workflowId, epoch)
-    return Effect.map(
-      database.turn((session) => session.change(sql, values)),
-      (changed): ReadonlyArray<Answer> => {
-        invariant(changed === steps.length || changed === 0, "a statement writes all of its rows or none")
-        // None: the run is in another epoch, or gone. A final record in the way is an error of the statement.
-        return changed === 0 ? [fenced] : [accepted]
-      }
-    )
+    return { sql, values, rows: steps.length }
   }
 
+  const commitAlone = (batch: ReadonlyArray<StepStore.RunUpdateEncoded>, { rows, sql, values }: Alone) =>
+    Effect.flatMap(database.change(sql, values), (changed) => {
+      invariant(changed === rows || changed === 0, "a statement writes all of its rows or none")
+      // None: why that is has to be looked at. A final record in the way is an error of the statement.
+      if (changed === 0) {
+        return commitAll(batch)
+      }
+      hub.committed(batch)
+      return justAccepted
+    })
+
   const commitAll = (batch: ReadonlyArray<StepStore.RunUpdateEncoded>) =>
-    database.turn(transaction(statements.begin, (session) => writeAll(session, batch)))
+    Effect.tap(database.turn(transaction(statements.begin, (session) => writeAll(session, batch))), publish(batch))
 
   const writeAll = Effect.fnUntraced(function*(session: Session, batch: ReadonlyArray<StepStore.RunUpdateEncoded>) {
     const ids = batch.map((update) => update.workflowId)
@@ -221,7 +250,10 @@ export const make = (options: {
     }
   })
 
-  /** Writes rows in as few statements as the sizes allow, in their order; `some` of them may be there already. */
+  /**
+   * Writes rows in as few statements as the sizes allow, in their order; `some` of them may be there already. A heavy row is bound by
+   * itself.
+   */
   const write = Effect.fnUntraced(function*<Row>(
     session: Session,
     many: Many<Row>,
@@ -229,13 +261,14 @@ export const make = (options: {
     expected: "all" | "some" = "all"
   ) {
     for (let from = 0; from < all.length;) {
-      const isLight = (row: Row) => many.weight(row) <= heavy
-      const { rows, sql } = many.several.find(({ rows }) =>
-        from + rows <= all.length && all.slice(from, from + rows).every(isLight)
-      ) ?? many.single
+      let light = from
+      while (light < all.length && light < from + many.most && many.weight(all[light]!) <= heavy) {
+        light++
+      }
+      const { rows, sql } = many.several.find(({ rows }) => from + rows <= light) ?? many.single
       const values: Array<Value> = []
-      for (const row of all.slice(from, from + rows)) {
-        many.bind(values, row)
+      for (let i = from; i < from + rows; i++) {
+        many.bind(values, all[i]!)
       }
       const changed = yield* session.change(sql, values)
       invariant(changed === rows || expected === "some", `${changed} of ${rows} rows were written`)
@@ -247,14 +280,8 @@ export const make = (options: {
     Effect.sync(() => hub.committed(batch.filter((_, index) => answers[index] === accepted)))
 
   const commit = (batch: ReadonlyArray<StepStore.RunUpdateEncoded>) => {
-    const [only, another] = batch
-    if (only !== undefined && another === undefined && hasStepsOnly(only)) {
-      const sql = statements.fencedSteps[only.steps.length - 1]
-      if (sql !== undefined) {
-        return Effect.tap(commitSteps(sql, only), publish(batch))
-      }
-    }
-    return Effect.tap(commitAll(batch), publish(batch))
+    const alone = batch.length === 1 ? statementOf(batch[0]!) : null
+    return alone === null ? commitAll(batch) : commitAlone(batch, alone)
   }
 
   // -- claim
@@ -390,9 +417,10 @@ const exchanges = (update: StepStore.RunUpdateEncoded) =>
   update.epoch !== null &&
   (update.next !== null || update.signals.length + update.takes.length + update.gives.length > 0)
 
-const hasStepsOnly = (update: StepStore.RunUpdateEncoded) =>
-  update.epoch !== null && update.insert === null && update.patch === null && update.next === null &&
-  update.inbox === null && update.reopen.length === 0 && update.attempts.length === 0 && update.signals.length === 0 &&
+/** Whether an update only inserts its run, or only changes its row, or only records steps. */
+const touchesOneTable = (update: StepStore.RunUpdateEncoded) =>
+  Number(update.insert !== null) + Number(update.patch !== null) + Number(update.steps.length > 0) === 1 &&
+  update.next === null && update.reopen.length === 0 && update.attempts.length === 0 && update.signals.length === 0 &&
   update.takes.length === 0 && update.gives.length === 0 && update.children.length === 0 && update.tells.length === 0
 
 const oldestFirst = (self: StepStore.RunSummaryEncoded, that: StepStore.RunSummaryEncoded) =>
