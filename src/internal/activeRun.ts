@@ -7,7 +7,6 @@
 import * as Cause from "effect/Cause"
 import type * as Clock from "effect/Clock"
 import type * as Context from "effect/Context"
-import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
@@ -148,7 +147,6 @@ export class ActiveRun {
   readonly cancellation: Cancellation
   private readonly resting: Resting
   readonly children: AwaitedChildren
-  readonly ending: Deferred.Deferred<Ending>
   /** The rows that answer no replay, by address: what is under way, and attempts before. */
   readonly unfinished = new Map<string, StepRow>()
   /** The attempts before this life of the run that ended without an outcome, by address and in their order. */
@@ -160,7 +158,8 @@ export class ActiveRun {
   /** The fibers of the body that are known: those of its branches, and those whose operation was refused. */
   private readonly bound = new Set<Fiber.RuntimeFiber<unknown, unknown>>()
   private evicted = false
-  private readonly givenUp = Deferred.unsafeMake<boolean>(FiberId.none)
+  private givenUp = false
+  private onGivenUp = () => {}
   private nextPosition = 0
   private body: Fiber.RuntimeFiber<unknown, unknown> | null = null
   private left = false
@@ -171,7 +170,6 @@ export class ActiveRun {
   constructor(identity: RunIdentity, household: Household) {
     this.identity = identity
     this.household = household
-    this.ending = Deferred.unsafeMake(FiberId.none)
     this.emptyUpdate = emptyUpdate(identity)
     this.sequencer = new Sequencer({
       loadAfter: (position) => household.readAfter(this, position, (records, more) => this.loaded(records, more)),
@@ -566,8 +564,20 @@ export class ActiveRun {
     }
     this.resting.close()
     this.children.close()
-    Deferred.unsafeDone(this.ending, Effect.succeed(ending))
+    this.ended = ending
+    this.onEnded(ending)
   }
+
+  private ended: Ending | null = null
+  private onEnded: (ending: Ending) => void = () => {}
+
+  /** Waits until this life of the run has to end. One may wait. */
+  readonly ending: Effect.Effect<Ending> = Effect.async((resume) => {
+    this.onEnded = (ending) => resume(Effect.succeed(ending))
+    if (this.ended !== null) {
+      this.onEnded(this.ended)
+    }
+  })
 
   stop(reason: StopReason, last: LastRows = {}): void {
     this.finish({ _tag: "Stopped", reason, steps: last.steps ?? [], attempts: last.attempts ?? [] })
@@ -597,7 +607,8 @@ export class ActiveRun {
   /** Gives the body up: it goes on asking for operations although the run has left. */
   readonly dropped: Effect.Effect<never> = Effect.suspend(() => {
     this.sequencer.scheduler.drop()
-    Deferred.unsafeDone(this.givenUp, Effect.succeed(false))
+    this.givenUp = true
+    this.onGivenUp()
     return Effect.uninterruptible(never)
   })
 
@@ -628,12 +639,14 @@ export class ActiveRun {
           return
         }
         this.body = end
-        end.addObserver((exit) =>
-          this.finish({
-            _tag: "BodyEnded",
-            end: Exit.isSuccess(exit) ? exit.value : { _tag: "Broken", reason: this.bodyDied(exit.cause) }
-          })
-        )
+        end.addObserver((exit) => {
+          if (!this.left) {
+            this.finish({
+              _tag: "BodyEnded",
+              end: Exit.isSuccess(exit) ? exit.value : { _tag: "Broken", reason: this.bodyDied(exit.cause) }
+            })
+          }
+        })
       })
     })
   }
@@ -671,7 +684,8 @@ export class ActiveRun {
 
   /**
    * Ends what is left of the body and of its steps: waits end even inside `uninterruptible`, because each is continued with an
-   * effect that is interruptible and does not return.
+   * effect that is interruptible and does not return. Of a body that has ended, or that waits and has no finalizer that takes time,
+   * nothing is left at once.
    *
    * @returns whether all has ended within the time, without having to be given up
    */
@@ -689,9 +703,18 @@ export class ActiveRun {
         }
         this.sequencer.releaseAll()
       })
+      if (fibers.every((fiber) => fiber.unsafePoll() !== null)) {
+        return Effect.succeed(true)
+      }
+      const givenUp = Effect.async<boolean>((resume) => {
+        this.onGivenUp = () => resume(Effect.succeed(false))
+        if (this.givenUp) {
+          this.onGivenUp()
+        }
+      })
       return Fiber.awaitAll(fibers).pipe(
         Effect.as(true),
-        Effect.raceFirst(Deferred.await(this.givenUp)),
+        Effect.raceFirst(givenUp),
         Effect.interruptible,
         Effect.timeoutTo({ duration: millis, onTimeout: () => false, onSuccess: (ended) => ended }),
         Effect.tap((ended) => Effect.sync(() => ended || this.sequencer.scheduler.drop()))

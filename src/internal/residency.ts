@@ -1,8 +1,10 @@
 /** The time a run spends in this process: loaded, driven, and left again, whatever the reason. */
+import * as Cause from "effect/Cause"
 import * as Chunk from "effect/Chunk"
 import * as Data from "effect/Data"
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
 import * as FiberId from "effect/FiberId"
 import * as Option from "effect/Option"
 import * as Schedule from "effect/Schedule"
@@ -156,7 +158,8 @@ export class Residency {
   private begun: ActiveRun | null = null
   private resting = false
   private lives = 0
-  private readonly abandoned = Deferred.unsafeMake<Option.Option<RunEnd>>(FiberId.none)
+  /** Interrupts what waits for the store, once the run is to leave. */
+  private readonly abandoned = Deferred.unsafeMake<never>(FiberId.none)
 
   constructor(identity: RunIdentity, store: Store, household: Household) {
     this.identity = identity
@@ -167,11 +170,12 @@ export class Residency {
   }
 
   /**
-   * Drives the run until it ends, stops or leaves.
+   * Drives the run until it ends, stops or leaves. Whoever starts this lets it end.
    *
    * @param fresh - the run was created just now: nothing is recorded of it
+   * @param onLeft - called at the end, whatever it is
    */
-  live(fresh: boolean, program: Program): Effect.Effect<void> {
+  live(fresh: boolean, program: Program, onLeft = () => {}): Effect.Effect<void> {
     let first = fresh
     this.program = program
     const lived = this.patiently(Effect.suspend(() => {
@@ -179,11 +183,15 @@ export class Residency {
       first = false
       return this.once(isFresh, this.program!)
     }))
-    return Effect.raceFirst(lived, Deferred.await(this.abandoned)).pipe(
-      Effect.orDie,
-      Effect.intoDeferred(this.ended),
-      Effect.asVoid
-    )
+    const leaves = (end: Exit.Exit<Option.Option<RunEnd>>) => {
+      Deferred.unsafeDone(this.ended, end)
+      onLeft()
+    }
+    return Effect.matchCause(lived, {
+      onFailure: (cause) =>
+        leaves(Cause.isInterruptedOnly(cause) ? noEnd : Exit.failCause(Cause.flatMap(cause, Cause.die))),
+      onSuccess: (end) => leaves(Exit.succeed(end))
+    })
   }
 
   /** The run is to leave, or, if its life here has not begun, not to begin it. */
@@ -197,8 +205,12 @@ export class Residency {
     this.givenUp = true
     this.run.drain()
     if (this.resting) {
-      Deferred.unsafeDone(this.abandoned, Effect.succeedNone)
+      this.abandon()
     }
+  }
+
+  private abandon() {
+    Deferred.unsafeDone(this.abandoned, Effect.interrupt)
   }
 
   /** Waits until the run has left, whatever the reason. */
@@ -210,38 +222,55 @@ export class Residency {
     return this.left
   })
 
-  /** Tries again what the store could not do, until it can, or until the run is to leave. */
+  /**
+   * Tries again what the store could not do, until it can. If the run is to leave, that is interrupted, and all that waits for it.
+   * Nothing but one handler is in the way of what the store can do at once.
+   */
   private patiently<A, E extends Failure>(self: Effect.Effect<A, E>): Effect.Effect<A, E> {
-    return Effect.suspend(() => {
+    return Effect.catchAll(self, (error) => passes(error) ? this.again(self, error) : Effect.fail(error))
+  }
+
+  /** Tries again what has failed, after a while, and again. */
+  private again<A, E extends Failure>(self: Effect.Effect<A, E>, error: E): Effect.Effect<A, E> {
+    let next: Effect.Effect<A, E> = Effect.fail(error)
+    const attempts = Effect.suspend(() => {
+      const attempt = next
+      next = self
       this.resting = false
-      return self
+      return attempt
     }).pipe(
       Effect.tapError(() =>
         Effect.sync(() => {
           this.resting = true
           if (this.givenUp) {
-            Deferred.unsafeDone(this.abandoned, Effect.succeedNone)
+            this.abandon()
           }
         })
       ),
-      Effect.retry({ schedule: patience, while: (error) => error._tag !== "SimulatedCrash" && isTransient(error) })
+      Effect.retry({ schedule: patience, while: passes })
     )
+    return Effect.raceFirst(attempts, Deferred.await(this.abandoned))
   }
 
   /** One life of the run in memory. Fails if the store could not serve it. */
   private once(fresh: boolean, program: Program): Effect.Effect<Option.Option<RunEnd>, Failure> {
     return Effect.suspend(() => {
-      const run = new ActiveRun(this.identity, this.household)
+      const run = this.lives++ === 0 ? this.run : new ActiveRun(this.identity, this.household)
       this.run = run
-      this.lives++
       if (this.givenUp) {
         run.finish({ _tag: "Evicted" })
       }
-      return (fresh ? Effect.sync(() => run.restore(nothingKnown)) : this.restore(run)).pipe(
-        Effect.tap(() => Effect.sync(() => run.closed || this.begin(run, program, fresh))),
-        Effect.zipRight(Deferred.await(run.ending)),
-        Effect.flatMap((ending) => this.settle(run, ending, program))
-      )
+      const begun = () => {
+        if (!run.closed) {
+          this.begin(run, program, fresh)
+        }
+        return Effect.flatMap(run.ending, (ending) => this.settle(run, ending, program))
+      }
+      if (fresh) {
+        run.restore(nothingKnown)
+        return begun()
+      }
+      return Effect.flatMap(this.restore(run), begun)
     })
   }
 
@@ -288,7 +317,7 @@ export class Residency {
         // What the body still waits for when it ends is not unread: it is looked for before the waits are ended.
         return Effect.flatMap(
           this.unread(run, ending.end),
-          (end) => Effect.zipRight(left, this.conclude(run, end, program))
+          (end) => Effect.flatMap(left, () => this.conclude(run, end, program))
         )
       case "Stopped":
         return Effect.zipRight(left, this.stop(run, ending.reason, ending.steps, ending.attempts))
@@ -330,8 +359,9 @@ export class Residency {
       steps: [...run.children.doomed.values()],
       tells: this.tells
     })
+    const persisted = this.persist(update, end)
     return Effect.catchAll(
-      Effect.zipRight(this.patiently(cancelDoomed(run)), this.persist(update, end)),
+      update.steps.length === 0 ? persisted : Effect.zipRight(this.patiently(cancelDoomed(run)), persisted),
       (error) => this.stop(run, asReason(error), [], [])
     )
   }
@@ -486,6 +516,11 @@ export class Residency {
 }
 
 type Failure = StoreError | SimulatedCrash
+
+/** What the store could not do, and may be able to in a while. */
+const passes = (error: Failure): boolean => error._tag !== "SimulatedCrash" && isTransient(error)
+
+const noEnd = Exit.succeed(Option.none<RunEnd>())
 
 /** Ends what is left of a body, and says so if it would not end. */
 const evict = (run: ActiveRun): Effect.Effect<void> =>

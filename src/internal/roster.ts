@@ -200,18 +200,14 @@ export class Roster {
     if (this.toldOnTheWay.has(workflowId)) {
       residency.look(null)
     }
-    this.options.fork(
-      (before === undefined ? Effect.void : before.left).pipe(
-        Effect.zipRight(residency.live(fresh, program)),
-        Effect.ensuring(Effect.sync(() => {
-          if (this.residents.get(workflowId) === residency) {
-            this.residents.delete(workflowId)
-          }
-          this.watchers.notify([workflowId])
-          onLeft()
-        }))
-      )
-    )
+    const life = residency.live(fresh, program, () => {
+      if (this.residents.get(workflowId) === residency) {
+        this.residents.delete(workflowId)
+      }
+      this.watchers.notify([workflowId])
+      onLeft()
+    })
+    this.options.fork(before === undefined ? life : Effect.zipRight(before.left, life))
     return residency
   }
 
