@@ -1287,6 +1287,7 @@ describe("a residency", () => {
           after: () => () => {},
           readAfter: () => {},
           parkGrace: 1,
+          crowded: () => false,
           readMail: () => {},
           readHistory: () => Effect.succeed([]),
           awaited: new Awaited(store.ended, () => {}),

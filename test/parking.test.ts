@@ -192,6 +192,55 @@ for (const [store, layer] of stores) {
         ([one, , two]) => `${one} ${two}`
       ))))
 
+    const many = (count: number) => Array.from({ length: count }, (_, n) => `wf-${n}`)
+    const startAll = (ids: ReadonlyArray<string>) =>
+      Effect.forEach(ids, (workflowId) => Sleeper.start(undefined, { workflowId }), { discard: true })
+    const asleep = (ids: ReadonlyArray<string>) =>
+      eventually(Effect.forEach(ids, statusOf), (all) => all.every(isAsleep))
+
+    test("runs that rest make room for those that wait for it, without the grace", () =>
+      Effect.gen(function*() {
+        const ids = many(20)
+        yield* startAll(ids)
+        yield* asleep(ids)
+        for (const id of ids) {
+          // None has lived twice.
+          expect(yield* rowOf(id)).toMatchObject({ owner: null, wakeAt: day, epoch: 1 })
+        }
+        yield* TestClock.setTime(day)
+        yield* eventually(Effect.forEach(ids, statusOf), (all) => all.every((status) => status === "COMPLETED"))
+      }).pipe(inEngine({ ...quiet, maxResidentRuns: 3, workflows: [live(Effect.as(Effect.sleep("1 day"), "slept"))] })))
+
+    test("runs that have been resting make room for one that comes later", () =>
+      Effect.gen(function*() {
+        yield* startAll(many(2))
+        yield* turns(30)
+        // Nobody waits for their places: they keep the grace.
+        expect(yield* Effect.forEach(many(2), statusOf)).toEqual(["RUNNING", "RUNNING"])
+        yield* startAll(["wf-2"])
+        yield* asleep(many(2))
+        yield* eventually(rowOf("wf-2"), ({ epoch }) => epoch === 1)
+      }).pipe(inEngine({ ...quiet, maxResidentRuns: 2, workflows: [live(Effect.as(Effect.sleep("1 day"), "slept"))] })))
+
+    test("a run that stirs before it has made room stays", () =>
+      Effect.gen(function*() {
+        yield* startAll(["wf"])
+        yield* turns(30)
+        yield* send(1)
+        yield* startAll(["wf-1"])
+        expect(yield* end).toBe("1")
+        yield* asleep(["wf-1"])
+        expect((yield* rowOf("wf")).epoch).toBeLessThanOrEqual(2)
+      }).pipe(inEngine({
+        ...quiet,
+        maxResidentRuns: 1,
+        workflows: [
+          Sleeper.toLayer((_, workflowId) =>
+            workflowId === "wf" ? Effect.map(take, String) : Effect.as(Effect.sleep("1 day"), "")
+          )
+        ]
+      })))
+
     for (const [millis, parks] of [[999, false], [1_000, false], [1_001, true]] as const) {
       test(`a wait of ${millis} milliseconds ${parks ? "parks" : "is waited in memory"}`, () =>
         Effect.gen(function*() {

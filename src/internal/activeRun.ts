@@ -92,6 +92,8 @@ export interface Household {
   readonly fork: (effect: Effect.Effect<void>) => void
   /** How long a run rests before it leaves memory, in milliseconds. */
   readonly parkGrace: number
+  /** Whether others wait for a place in memory: then a run that rests leaves at once. */
+  readonly crowded: () => boolean
   readonly readMail: (run: ActiveRun, wanted: ReadonlyArray<Wanted>) => void
   /** A page of what is recorded of a run. */
   readonly readHistory: (run: RunIdentity, after: number) => Effect.Effect<ReadonlyArray<StepRow>, StoreError>
@@ -501,6 +503,11 @@ export class ActiveRun {
   /** It waits no longer. */
   stir(address: string): void {
     this.resting.remove(address)
+  }
+
+  /** Others wait for a place in memory. */
+  hurry(): void {
+    this.resting.hurry()
   }
 
   // -- attempts under way

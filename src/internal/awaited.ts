@@ -157,6 +157,11 @@ export class AwaitedChildren {
     return stop
   }
 
+  /** Whether a child is waited for. */
+  get any(): boolean {
+    return this.waits.size > 0
+  }
+
   /** Whether the end of a child may be among what was sent to the run until its inbox had this version. */
   isBehind(version: number): boolean {
     return this.waits.size > 0 && version > this.seen

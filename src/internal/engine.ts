@@ -94,6 +94,7 @@ export const make = (settings: Settings): Effect.Effect<Engine["Type"], StoreErr
         }))
       },
       parkGrace: settings.parkGrace,
+      crowded: () => roster.crowded,
       readMail: (run, wanted) => {
         fork(Effect.matchCause(Effect.flatten(store.mail(run.workflowId, wanted)), {
           onFailure: (cause) => run.finish(missing(cause)),
@@ -148,7 +149,7 @@ export const make = (settings: Settings): Effect.Effect<Engine["Type"], StoreErr
         roster.watchers.notify(change.runs)
         roster.tell(change.mail)
         awaited.changed(change.runs)
-        return change.runs.every((workflowId) => roster.lives(workflowId)) ? Effect.void : quietly(roster.claimAll([]))
+        return roster.knows(change.runs) ? Effect.void : quietly(roster.claimAll([]))
       }),
       Effect.provideService(Housekeeping, settings.housekeeping),
       Effect.provideService(RecordsToo, false),

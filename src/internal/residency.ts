@@ -156,6 +156,8 @@ export class Residency {
   /** Something has been sent to the run that its present life has to look into. */
   private told = false
   private begun: ActiveRun | null = null
+  /** It has been written, or is being written, that the run has ended in a way that nobody takes back. */
+  endsForGood = false
   private resting = false
   private lives = 0
   /** Interrupts what waits for the store, once the run is to leave. */
@@ -175,7 +177,7 @@ export class Residency {
    * @param fresh - the run was created just now: nothing is recorded of it
    * @param onLeft - called at the end, whatever it is
    */
-  live(fresh: boolean, program: Program, onLeft = () => {}): Effect.Effect<void> {
+  live(fresh: boolean, program: Program, onLeft: (end: RunEnd | null) => void = noReturn): Effect.Effect<void> {
     let first = fresh
     this.program = program
     const lived = this.patiently(Effect.suspend(() => {
@@ -185,7 +187,7 @@ export class Residency {
     }))
     const leaves = (end: Exit.Exit<Option.Option<RunEnd>>) => {
       Deferred.unsafeDone(this.ended, end)
-      onLeft()
+      onLeft(Exit.isSuccess(end) ? Option.getOrNull(end.value) : null)
     }
     return Effect.matchCause(lived, {
       onFailure: (cause) =>
@@ -262,7 +264,7 @@ export class Residency {
       }
       const begun = () => {
         if (!run.closed) {
-          this.begin(run, program, fresh)
+          this.begin(run, program)
         }
         return Effect.flatMap(run.ending, (ending) => this.settle(run, ending, program))
       }
@@ -275,10 +277,11 @@ export class Residency {
   }
 
   /** What was sent to the run before this life of it is looked into when its history is known. */
-  private begin(run: ActiveRun, program: Program, fresh: boolean) {
+  private begin(run: ActiveRun, program: Program) {
     begin(run, program)
     this.begun = run
-    if (!fresh || this.told) {
+    // Whoever waits looks; what is left is what came since the row of the run was read.
+    if (this.told || this.lives > 1) {
       this.told = false
       run.mailbox.look()
     }
@@ -359,6 +362,7 @@ export class Residency {
       steps: [...run.children.doomed.values()],
       tells: this.tells
     })
+    this.endsForGood = end.status !== "FAILED"
     const persisted = this.persist(update, end)
     return Effect.catchAll(
       update.steps.length === 0 ? persisted : Effect.zipRight(this.patiently(cancelDoomed(run)), persisted),
@@ -480,6 +484,11 @@ export class Residency {
     return this.run.leaving
   }
 
+  /** Somebody waits for the place of the run: if it rests, it leaves now. */
+  hurry(): void {
+    this.run.hurry()
+  }
+
   /** Something may have been sent to the run: to be looked into, if a version says so, or whatever it is. */
   look(version: number | null): void {
     if (this.begun !== this.run) {
@@ -519,6 +528,8 @@ type Failure = StoreError | SimulatedCrash
 
 /** What the store could not do, and may be able to in a while. */
 const passes = (error: Failure): boolean => error._tag !== "SimulatedCrash" && isTransient(error)
+
+const noReturn = () => {}
 
 const noEnd = Exit.succeed(Option.none<RunEnd>())
 

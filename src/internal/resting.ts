@@ -3,6 +3,7 @@ import * as Option from "effect/Option"
 import type { After } from "./alarm.js"
 import type { AwaitedChildren } from "./awaited.js"
 import type { Mailbox } from "./mailbox.js"
+import { nextTurn } from "./scheduler.js"
 import type { Sequencer } from "./sequencer.js"
 
 /** What a run waits for: when it goes on by itself, `null` if it does not. */
@@ -11,7 +12,7 @@ type WakeAt = number | null
 /** What has to be known of a run. */
 interface Rester {
   readonly identity: { readonly parks: boolean; readonly deadlineAt: number | null }
-  readonly household: { readonly after: After; readonly parkGrace: number }
+  readonly household: { readonly after: After; readonly parkGrace: number; readonly crowded: () => boolean }
   readonly sequencer: Sequencer
   readonly mailbox: Mailbox
   readonly children: AwaitedChildren
@@ -21,6 +22,15 @@ interface Rester {
   readonly finish: (
     ending: { readonly _tag: "Parked"; readonly wakeAt: WakeAt; readonly inbox: number }
   ) => void
+}
+
+/** In the next turn of the event loop, whatever the time. */
+const soon: After = (_, callback) => {
+  let stopped = false
+  nextTurn(() => stopped || callback())
+  return () => {
+    stopped = true
+  }
 }
 
 export class Resting {
@@ -62,15 +72,28 @@ export class Resting {
     return Option.some(wakeAt)
   }
 
-  /** If the run rests for the whole grace, and for some time after it, it leaves memory. */
+  /** Others wait for a place in memory: the rest of the grace, which would only save reading the run again, is over. */
+  hurry(): void {
+    if (this.stopTimer !== null) {
+      this.stopTimer()
+      this.stopTimer = null
+      this.look()
+    }
+  }
+
+  /**
+   * If the run rests for the whole grace, and for some time after it, it leaves memory. Where others wait for its place it leaves in
+   * the next turn, and not in this one, in which the body has just come to rest. Who waits for children keeps the grace: they may be
+   * those others, and their ends will wake it.
+   */
   look(): void {
-    const { household: { after, parkGrace }, sequencer: { scheduler } } = this.run
+    const { children, household: { after, crowded, parkGrace }, sequencer: { scheduler } } = this.run
     const isLong = (wakeAt: WakeAt) => wakeAt === null || wakeAt > this.run.now() + parkGrace
     if (this.stopTimer !== null || !Option.exists(this.wakeAt, isLong)) {
       return
     }
     const { stirred } = scheduler
-    this.stopTimer = after(parkGrace, () => {
+    this.stopTimer = (crowded() && !children.any ? soon : after)(parkGrace, () => {
       this.stopTimer = null
       this.leave(stirred)
     })

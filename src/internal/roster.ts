@@ -14,7 +14,8 @@ import { ofDefinition } from "./body.js"
 import { emptyUpdate, engineClosed } from "./journal.js"
 import type { Pulse } from "./pulse.js"
 import { asReason, pendingPatch, Residency, stoppedPatch } from "./residency.js"
-import type { Registration, StartRequest } from "./run.js"
+import type { Registration, RunEnd, StartRequest } from "./run.js"
+import { nextTurn } from "./scheduler.js"
 import { Watchers } from "./watchers.js"
 import { wholeMillis } from "./wholeMillis.js"
 
@@ -84,10 +85,14 @@ export class Roster {
   private readonly options: RosterOptions
   /** Runs on their way: owned by this worker in the store, perhaps, and not living here yet. */
   private readonly arriving = new Map<string, number>()
-  /** Those of them to which something has been sent meanwhile. */
+  /** Those of them to which something has been sent meanwhile, and, during claims, all others that do not live here. */
   private readonly toldOnTheWay = new Set<string>()
+  /** During claims: something may have been sent to any run. */
+  private toldAll = false
   /** How many claims are under way that may bring any run. */
   private claiming = 0
+  /** Runs that have ended here for good since the last change was heard of. */
+  private readonly over = new Set<string>()
   /** Runs that could not be created for all one knows: if they were, they are this worker's, and nobody drives them. */
   private readonly doubtful = new Set<string>()
   private claimInDoubt = false
@@ -100,6 +105,8 @@ export class Roster {
   /** How often there was no room for a run, and how many of those times have been made up for since. */
   private refused = 0
   private servedUpTo = 0
+  /** Of these times, the last at which there was a run, as opposed to a question whether there is one that was not asked. */
+  private turnedAway = 0
   private refilling = false
   private closed = false
 
@@ -149,10 +156,32 @@ export class Roster {
     return this.refused > this.servedUpTo
   }
 
+  /** There are such runs indeed. */
+  get crowded(): boolean {
+    return this.turnedAway > this.servedUpTo
+  }
+
   private refuse() {
-    this.refused++
+    this.turnAway()
     this.vacate(0)
   }
+
+  /** There was no room for a run. Those that rest make some. */
+  private turnAway() {
+    const { crowded } = this
+    this.turnedAway = ++this.refused
+    if (!crowded) {
+      for (const residency of this.residents.values()) {
+        residency.hurry()
+      }
+    }
+  }
+
+  /** Runs leave many at a time, and those that take their places should come many at a time: waits while more and more leave. */
+  private readonly emptied: Effect.Effect<void> = Effect.suspend(() => {
+    const { room } = this
+    return Effect.flatMap(turn, () => room < this.room && this.room < claimSize ? this.emptied : Effect.void)
+  })
 
   /** Places have become free: who has been waiting is taken at once. */
   private vacate(places: number) {
@@ -164,7 +193,9 @@ export class Roster {
       })
       // Who left meanwhile has not been heard. A claim that failed is made again with the next one who leaves.
       const again = Effect.zipRight(rested, Effect.sync(() => this.vacate(0)))
-      this.options.fork(Effect.ensuring(quietly(Effect.zipRight(this.claimAll([]), again)), rested))
+      this.options.fork(
+        Effect.ensuring(quietly(Effect.zipRight(Effect.zipRight(this.emptied, this.claimAll([])), again)), rested)
+      )
     }
   }
 
@@ -197,10 +228,13 @@ export class Roster {
     if (this.closed) {
       residency.giveUp()
     }
-    if (this.toldOnTheWay.has(workflowId)) {
+    if (this.toldAll || this.toldOnTheWay.has(workflowId)) {
       residency.look(null)
     }
-    const life = residency.live(fresh, program, () => {
+    const life = residency.live(fresh, program, (end) => {
+      if (residency.endsForGood) {
+        this.hasEnded(workflowId, end)
+      }
       if (this.residents.get(workflowId) === residency) {
         this.residents.delete(workflowId)
       }
@@ -229,17 +263,35 @@ export class Roster {
     })
   }
 
-  /** Whether a run lives here, and is not about to leave. */
-  lives(workflowId: string): boolean {
+  /** A run was to end for good; a change that was heard of meanwhile was taken for that. */
+  private hasEnded(workflowId: string, end: RunEnd | null) {
+    if (end !== null && end.status !== "STOPPED") {
+      this.over.add(workflowId)
+    } else {
+      this.options.fork(quietly(this.claimAll([])))
+    }
+  }
+
+  /**
+   * Whether a change of these runs, which was just heard of, made none of them claimable: each lives here and is not about to leave, or
+   * has ended here for good. What has ended before a change is in that change or in an earlier one.
+   */
+  knows(workflowIds: ReadonlyArray<string>): boolean {
+    const known = workflowIds.every((workflowId) => this.over.has(workflowId) || this.lives(workflowId))
+    this.over.clear()
+    return known
+  }
+
+  private lives(workflowId: string): boolean {
     const residency = this.residents.get(workflowId)
-    return residency !== undefined && !residency.leaving
+    return residency !== undefined && (residency.endsForGood || !residency.leaving)
   }
 
   /** Something has been sent to these runs. */
   tell(workflowIds: Iterable<string>): void {
     for (const workflowId of workflowIds) {
       this.residents.get(workflowId)?.look(null)
-      if (this.arriving.has(workflowId)) {
+      if (this.claiming > 0 || this.arriving.has(workflowId)) {
         this.toldOnTheWay.add(workflowId)
       }
     }
@@ -248,6 +300,7 @@ export class Roster {
   /** Something may have been sent to the runs that are on their way. */
   tellArriving(): void {
     this.tell(this.arriving.keys())
+    this.toldAll = this.claiming > 0
   }
 
   /** Marks a run as on its way while an effect brings it here, so that it is not taken for an orphan. Not to be interrupted. */
@@ -296,8 +349,9 @@ export class Roster {
    * Takes over what nobody or a dead worker owns, of the workflows registered here, as far as there is room.
    *
    * @param hung - workers that are taken for dead at this moment
+   * @param more - the last claim brought as many as it might
    */
-  claimAll(hung: ReadonlyArray<string>): Effect.Effect<void, StoreError> {
+  claimAll(hung: ReadonlyArray<string>, more = false): Effect.Effect<void, StoreError> {
     return Effect.suspend(() => {
       if (this.registered.size === 0) {
         this.servedUpTo = this.refused
@@ -305,7 +359,11 @@ export class Roster {
       }
       const limit = Math.min(claimSize, this.room)
       if (limit <= 0) {
-        this.refused++
+        if (more) {
+          this.turnAway()
+        } else {
+          this.refused++
+        }
         return Effect.void
       }
       const served = this.refused
@@ -313,7 +371,7 @@ export class Roster {
         this.claim([...this.registered.keys()], null, [...this.dead, ...hung], limit),
         (claimed) => {
           if (claimed.length === limit) {
-            return this.claimAll(hung)
+            return this.claimAll(hung, true)
           }
           this.servedUpTo = Math.max(this.servedUpTo, served)
           return Effect.map(
@@ -358,11 +416,24 @@ export class Roster {
       return Effect.ensuring(
         Effect.tap(this.claimRows(names, workflowId, dead, limit), Effect.forEach((claimed) => this.admit(claimed))),
         Effect.sync(() => {
-          this.claiming--
+          this.claimed()
           this.vacate(limit)
         })
       )
     })
+  }
+
+  /** A claim is over: what it brought lives here, and is told itself from now on. */
+  private claimed() {
+    this.claiming--
+    if (this.claiming === 0) {
+      this.toldAll = false
+      for (const workflowId of this.toldOnTheWay) {
+        if (!this.arriving.has(workflowId)) {
+          this.toldOnTheWay.delete(workflowId)
+        }
+      }
+    }
   }
 
   /** Takes runs over without letting them live here yet. */
@@ -429,7 +500,8 @@ export class Roster {
     return Either.match(claimed.run, {
       // The row is damaged: this run stops, and the others go on.
       onLeft: (error) => this.patch(claimed, stoppedPatch(this.now(), asReason(error))),
-      onRight: (row) => this.inhabitDefined(identityOf(row), false, row.payload)
+      // The first epoch of a run begins with its first life: nothing is recorded of it, whatever has been sent to it.
+      onRight: (row) => this.inhabitDefined(identityOf(row), row.epoch === 1, row.payload)
     })
   }
 
@@ -444,6 +516,8 @@ export class Roster {
     return wholeMillis(this.options.clock)
   }
 }
+
+const turn = Effect.async<void>((resume) => nextTurn(() => resume(Effect.void)))
 
 /** As `Effect.ensuring`, for an effect that is not interrupted; a third of the cost. */
 const finallySync = <A, E, R>(self: Effect.Effect<A, E, R>, then: () => void): Effect.Effect<A, E, R> =>
