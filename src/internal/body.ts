@@ -4,7 +4,7 @@ import * as Chunk from "effect/Chunk"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
-import type * as FiberRefs from "effect/FiberRefs"
+import * as FiberRefs from "effect/FiberRefs"
 import * as Option from "effect/Option"
 import * as Runtime from "effect/Runtime"
 import * as RuntimeFlags from "effect/RuntimeFlags"
@@ -154,14 +154,14 @@ export const begin = (run: ActiveRun, program: Program): void => {
     workflow: run.identity.name,
     generation: run.identity.generation
   })
-  const updateRefs = putAt(root)
+  const updateRefs = putAt(root, refs)
   const fork = <A, E>(
     self: Effect.Effect<A, E, unknown>,
     flags: RuntimeFlags.RuntimeFlags,
     context: Context.Context<unknown>
   ) => {
     const fiber = Runtime.runFork(
-      Runtime.make({ runtimeFlags: flags, fiberRefs: refs, context }),
+      Runtime.make({ runtimeFlags: flags, fiberRefs: FiberRefs.empty(), context }),
       run.household.attendant.body(self, run.sequencer),
       { scheduler: run.sequencer.scheduler, immediate: false, updateRefs }
     )

@@ -157,18 +157,45 @@ export const placeOf = (fiber: AnyFiber): Place => {
 /** Where refs come from, whichever fiber asks. */
 export const placeIn = (refs: FiberRefs.FiberRefs): Place => FiberRefs.getOrDefault(refs, placeRef)
 
-/**
- * The refs with which a fiber goes on from another one. To ask the fiber for them would copy them all, so that they contain its
- * present runtime flags, which nobody here reads from them.
- */
+/** The refs of a fiber. To ask it for them would copy them all, to bring its runtime flags up to date among them. */
 export const refsOf = (fiber: AnyFiber): FiberRefs.FiberRefs =>
   (fiber as unknown as { readonly _fiberRefs: FiberRefs.FiberRefs })._fiberRefs
 
-/** Puts a fiber that is about to begin in a place. Its refs have been copied for it, so they are changed where they are. */
-export const putAt = (place: Place) => (refs: FiberRefs.FiberRefs, fiberId: FiberId.Runtime): FiberRefs.FiberRefs => {
-  refs.locals.set(placeRef, [[fiberId, place]])
-  return refs
+/** How Effect keeps what becomes of a ref in a fork. */
+interface Forking {
+  readonly fork: unknown
+  readonly patch: (patch: unknown) => (value: unknown) => unknown
 }
+
+const forks = new WeakMap<Forking, (value: unknown) => unknown>()
+
+const forkOf = (ref: Forking): (value: unknown) => unknown => {
+  const known = forks.get(ref)
+  if (known !== undefined) {
+    return known
+  }
+  const fork = ref.patch(ref.fork)
+  forks.set(ref, fork)
+  return fork
+}
+
+/**
+ * Puts a fiber that is about to begin in a place, with what it inherits. Effect's own fork of refs copies them twice and makes a
+ * function for each of them, which was a quarter of what a step allocates: so a fiber is begun without refs, and gets them here.
+ */
+export const putAt =
+  (place: Place, inherited: FiberRefs.FiberRefs) =>
+  (own: FiberRefs.FiberRefs, fiberId: FiberId.Runtime): FiberRefs.FiberRefs => {
+    const locals: FiberRefs.FiberRefs["locals"] = new Map()
+    inherited.locals.forEach((stack, ref) => {
+      const value: unknown = stack[0][1]
+      const forked = forkOf(ref as unknown as Forking)(value)
+      locals.set(ref, forked === value ? stack : [[fiberId, forked]])
+    })
+    own.locals.forEach((stack, ref) => locals.set(ref, stack))
+    locals.set(placeRef, [[fiberId, place]])
+    return FiberRefs.unsafeMake(locals)
+  }
 
 /**
  * Runs an effect as a branch, in whichever fiber it is started. The counting goes on where it stood if the effect is run
