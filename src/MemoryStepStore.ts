@@ -7,7 +7,10 @@
  * @since 0.1.0
  */
 import * as Effect from "effect/Effect"
+import * as Either from "effect/Either"
+import { constTrue } from "effect/Function"
 import * as HashMap from "effect/HashMap"
+import * as Iterable from "effect/Iterable"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import * as Order from "effect/Order"
@@ -44,18 +47,29 @@ interface KeptSignal extends StepStore.SignalEncoded {
   readonly takenBy: string | null
 }
 
-/** By id, in the order of arrival. */
-type Signals = HashMap.HashMap<string, KeptSignal>
+/** The signals of one run. */
+interface Signals {
+  readonly byId: HashMap.HashMap<string, KeptSignal>
+  /** The ids of those that answer no token and can be taken, by name and in the order of their arrival. */
+  readonly waiting: HashMap.HashMap<string, RedBlackTree.RedBlackTree<number, string>>
+}
+
+/** The ids of runs, in an order that their keys show. */
+type Places = RedBlackTree.RedBlackTree<string, string>
 
 /** Immutable, so that a batch that fails half-way leaves nothing behind. */
 interface State {
   readonly runs: HashMap.HashMap<string, StepStore.RunRowEncoded>
+  /** The runs that somebody drives or should, by owner, the oldest first. Nobody is the empty text. */
+  readonly open: HashMap.HashMap<string, Places>
+  /** The runs that wait for a time, the one that wakes first before the others. */
+  readonly asleep: Places
   readonly records: HashMap.HashMap<string, Records>
   /** By run. */
   readonly signals: HashMap.HashMap<string, Signals>
+  /** By id, the tokens that runs have given away. */
+  readonly tokens: HashMap.HashMap<string, StepStore.TokenOwner>
 }
-
-const empty: State = { runs: HashMap.empty(), records: HashMap.empty(), signals: HashMap.empty() }
 
 const noRecords: Records = {
   steps: HashMap.empty(),
@@ -119,7 +133,9 @@ const recordsOf = (state: State, workflowId: string, generation: number): Record
 const runOf = (state: State, workflowId: string): StepStore.RunRowEncoded | null =>
   Option.getOrNull(HashMap.get(state.runs, workflowId))
 
-const isOpen = (run: StepStore.RunRowEncoded) => run.status === "PENDING" || run.status === "RUNNING"
+/** Under whom a run is found that somebody drives or should. */
+const ownerOf = (run: StepStore.RunRowEncoded): string | null =>
+  run.status === "PENDING" || run.status === "RUNNING" ? run.owner ?? "" : null
 
 const hasEnded = (run: StepStore.RunRowEncoded) =>
   run.status === "COMPLETED" || run.status === "FAILED" || run.status === "CANCELLED"
@@ -128,8 +144,16 @@ const hasEnded = (run: StepStore.RunRowEncoded) =>
 const wakesAt = (run: StepStore.RunRowEncoded) =>
   run.status === "SUSPENDED" && run.wakeAt !== null ? run.wakeAt : Number.POSITIVE_INFINITY
 
+const noSignals: Signals = { byId: HashMap.empty(), waiting: HashMap.empty() }
+
+const isAsleep = (run: StepStore.RunRowEncoded) => Number.isFinite(wakesAt(run))
+
 const signalsOf = (state: State, workflowId: string): Signals =>
-  Option.getOrElse(HashMap.get(state.signals, workflowId), () => HashMap.empty<string, KeptSignal>())
+  Option.getOrElse(HashMap.get(state.signals, workflowId), () => noSignals)
+
+const isToken = (signalId: string) => signalId.startsWith("~")
+
+const canBeTaken = (signal: KeptSignal) => signal.sentAt !== null && signal.takenBy === null
 
 /** Something has been sent to the run: it has to look, even if it sleeps. */
 const told = (run: StepStore.RunRowEncoded) => ({
@@ -138,24 +162,117 @@ const told = (run: StepStore.RunRowEncoded) => ({
   ...(run.status === "SUSPENDED" ? { status: "PENDING", wakeAt: null } : {})
 })
 
+/** From here on, the order of UTF-16 is not that of bytes. */
+const high = /[\ud800-\uffff]/
+
 /** The order of databases, which compare the bytes of the text. */
 const byBytes: Order.Order<string> = Order.make((self, that) =>
-  Buffer.compare(Buffer.from(self), Buffer.from(that)) as -1 | 0 | 1
+  high.test(self) || high.test(that)
+    ? Buffer.compare(Buffer.from(self), Buffer.from(that)) as -1 | 0 | 1
+    : Order.string(self, that)
 )
 
 const byKey = Order.mapInput(byBytes, (row: { readonly stepKey: string }) => row.stepKey)
 
 const byAttempt = Order.combine(byKey, Order.mapInput(Order.number, (row: StepStore.AttemptRow) => row.attempt))
 
-const byArrival = Order.mapInput(Order.number, (signal: KeptSignal) => signal.number)
-
-const byId = Order.mapInput(byBytes, (row: StepStore.RunSummaryEncoded) => row.workflowId)
+const byId = Order.mapInput(byBytes, (row: { readonly workflowId: string }) => row.workflowId)
 
 const byWorker = Order.mapInput(byBytes, (pulse: StepStore.Pulse) => pulse.id)
 
-const byAge = Order.combine(Order.mapInput(Order.number, (row: StepStore.RunSummaryEncoded) => row.createdAt), byId)
+const byAge = Order.combine(Order.mapInput(Order.number, (run: StepStore.RunSummaryEncoded) => run.createdAt), byId)
 
-const byWaking = Order.combine(Order.mapInput(Order.number, wakesAt), byAge)
+const inOrder = (time: number) => String(time).padStart(16, "0")
+
+/** The order of age, as text. */
+const ageOf = (run: StepStore.RunRowEncoded) => inOrder(run.createdAt) + run.workflowId
+
+/** The order of waking, as text. */
+const wakingOf = (run: StepStore.RunRowEncoded) => inOrder(wakesAt(run)) + ageOf(run)
+
+const empty: State = {
+  runs: HashMap.empty(),
+  open: HashMap.empty(),
+  asleep: RedBlackTree.empty(byBytes),
+  records: HashMap.empty(),
+  signals: HashMap.empty(),
+  tokens: HashMap.empty()
+}
+
+const nowhere: Places = RedBlackTree.empty(byBytes)
+
+const openOf = (state: State, owner: string): Places => Option.getOrElse(HashMap.get(state.open, owner), () => nowhere)
+
+/** Writes the row of a run, and finds it a place among the others. */
+const putRun = (state: State, run: StepStore.RunRowEncoded): State => {
+  const old = runOf(state, run.workflowId)
+  const runs = HashMap.set(state.runs, run.workflowId, run)
+  const owner = ownerOf(run)
+  const awake = old !== null && isAsleep(old) ? RedBlackTree.removeFirst(state.asleep, wakingOf(old)) : state.asleep
+  const asleep = isAsleep(run) ? RedBlackTree.insert(awake, wakingOf(run), run.workflowId) : awake
+  const before = old === null ? null : ownerOf(old)
+  if (before === owner) {
+    return { ...state, runs, asleep }
+  }
+  const open = old === null || before === null ? state.open : withoutOpen(state, before, old)
+  return {
+    ...state,
+    runs,
+    asleep,
+    open: owner === null
+      ? open
+      : HashMap.set(open, owner, RedBlackTree.insert(openOf(state, owner), ageOf(run), run.workflowId))
+  }
+}
+
+const withoutOpen = (state: State, owner: string, run: StepStore.RunRowEncoded) => {
+  const places = RedBlackTree.removeFirst(openOf(state, owner), ageOf(run))
+  return RedBlackTree.size(places) === 0 ? HashMap.remove(state.open, owner) : HashMap.set(state.open, owner, places)
+}
+
+/** The rows of the runs in these places that are wanted, in their order, at most `limit` of them, until one is not due. */
+const chosenOf = (
+  state: State,
+  places: Places,
+  isWanted: (run: StepStore.RunRowEncoded) => boolean,
+  limit: number,
+  isDue: (run: StepStore.RunRowEncoded) => boolean = constTrue
+): ReadonlyArray<StepStore.RunRowEncoded> => {
+  const chosen: Array<StepStore.RunRowEncoded> = []
+  for (const [, workflowId] of places) {
+    const run = HashMap.unsafeGet(state.runs, workflowId)
+    if (chosen.length === limit || !isDue(run)) {
+      break
+    }
+    if (isWanted(run)) {
+      chosen.push(run)
+    }
+  }
+  return chosen
+}
+
+const putSignal = (signals: Signals, signal: KeptSignal): Signals => {
+  const { name, number, signalId } = signal
+  const byId = HashMap.set(signals.byId, signalId, signal)
+  if (isToken(signalId)) {
+    return { ...signals, byId }
+  }
+  const others = RedBlackTree.removeFirst(waitingOf(signals, name), number)
+  const waiting = canBeTaken(signal) ? RedBlackTree.insert(others, number, signalId) : others
+  return { byId, waiting: HashMap.set(signals.waiting, name, waiting) }
+}
+
+const waitingOf = (signals: Signals, name: string) =>
+  Option.getOrElse(HashMap.get(signals.waiting, name), () => RedBlackTree.empty<number, string>(Order.number))
+
+/** Writes a signal of a run, and remembers whose token it answers. */
+const keepSignal = (state: State, workflowId: string, signal: KeptSignal): State => ({
+  ...state,
+  signals: HashMap.set(state.signals, workflowId, putSignal(signalsOf(state, workflowId), signal)),
+  tokens: isToken(signal.signalId)
+    ? HashMap.set(state.tokens, signal.signalId, { workflowId, name: signal.name })
+    : state.tokens
+})
 
 /** What comes after the key, in order, at most `limit` of it. */
 const pageOf = <Row>(
@@ -226,84 +343,107 @@ const toRun = (run: StepStore.RunIdentity, insert: StepStore.RunInsertEncoded): 
   outcomeDigest: null
 })
 
-const reopen = Effect.fnUntraced(function*(records: Records, stepKey: string) {
+type Or<A> = Either.Either<A, StoreRejected>
+
+const reopen = (records: Records, stepKey: string): Or<Records> => {
   const step = Option.getOrNull(HashMap.get(records.steps, stepKey))
   if (step === null || step.final === 0 || step.status !== "FAILED") {
-    return yield* rejected(`${stepKey} cannot be opened again: it is no final FAILED record`)
+    return Either.left(rejected(`${stepKey} cannot be opened again: it is no final FAILED record`))
   }
   invariant(step.position !== null, "a final record has a position")
-  return {
+  return Either.right({
     ...records,
     steps: HashMap.set(records.steps, stepKey, { ...step, final: 0, position: null }),
     history: RedBlackTree.removeFirst(records.history, step.position)
-  }
-})
+  })
+}
 
-const putStep = Effect.fnUntraced(function*(records: Records, step: StepStore.StepRowEncoded) {
+const putStep = (records: Records, step: StepStore.StepRowEncoded): Or<Records> => {
   const old = HashMap.get(records.steps, step.stepKey)
   if (Option.exists(old, (row) => row.final === 1)) {
-    return yield* rejected(`${step.stepKey}: a final record is never overwritten`)
+    return Either.left(rejected(`${step.stepKey}: a final record is never overwritten`))
   }
   const steps = HashMap.set(records.steps, step.stepKey, step)
   if (step.final === 0) {
-    return { ...records, steps }
+    return Either.right({ ...records, steps })
   }
   if (step.position === null || RedBlackTree.has(records.history, step.position)) {
-    return yield* rejected(`${step.stepKey}: a final record has a position of its own`)
+    return Either.left(rejected(`${step.stepKey}: a final record has a position of its own`))
   }
-  return { ...records, steps, history: RedBlackTree.insert(records.history, step.position, step.stepKey) }
-})
+  const history = RedBlackTree.insert(records.history, step.position, step.stepKey)
+  return Either.right({ ...records, steps, history })
+}
 
-const putAttempt = Effect.fnUntraced(function*(records: Records, row: StepStore.AttemptRowEncoded) {
+const putAttempt = (records: Records, row: StepStore.AttemptRowEncoded): Or<Records> => {
   const key = `${row.attempt}:${row.stepKey}`
-  if (HashMap.has(records.attempts, key)) {
-    return yield* rejected(`attempt ${row.attempt} of ${row.stepKey} is recorded already`)
-  }
-  return { ...records, attempts: HashMap.set(records.attempts, key, row) }
-})
+  return HashMap.has(records.attempts, key)
+    ? Either.left(rejected(`attempt ${row.attempt} of ${row.stepKey} is recorded already`))
+    : Either.right({ ...records, attempts: HashMap.set(records.attempts, key, row) })
+}
 
-const takeSignal = Effect.fnUntraced(function*(signals: Signals, { signalId, stepKey }: StepStore.Take) {
-  const signal = Option.getOrNull(HashMap.get(signals, signalId))
-  if (signal === null || signal.sentAt === null || signal.takenBy !== null) {
-    return yield* rejected(
-      `the signal ${JSON.stringify(signalId)} cannot be taken: it has been, or nobody has sent it`
+const takeSignal = (state: State, workflowId: string, { signalId, stepKey }: StepStore.Take): Or<State> => {
+  const signal = Option.getOrNull(HashMap.get(signalsOf(state, workflowId).byId, signalId))
+  return signal === null || !canBeTaken(signal)
+    ? Either.left(
+      rejected(`the signal ${JSON.stringify(signalId)} cannot be taken: it has been, or nobody has sent it`)
     )
-  }
-  return HashMap.set(signals, signalId, { ...signal, takenBy: stepKey })
-})
+    : Either.right(keepSignal(state, workflowId, { ...signal, takenBy: stepKey }))
+}
 
 /** What an update of a run's own worker does with signals. */
 const exchange = Effect.fnUntraced(function*(before: State, update: StepStore.RunUpdateEncoded) {
-  const { gives, takes, workflowId } = update
-  let signals = signalsOf(before, workflowId)
+  const { workflowId } = update
+  const gives = new Set(update.gives)
+  let state = before
   for (const signal of update.signals) {
-    if (!HashMap.has(signals, signal.signalId)) {
-      signals = HashMap.set(signals, signal.signalId, { ...signal, number: 0, takenBy: null })
+    if (!HashMap.has(signalsOf(state, workflowId).byId, signal.signalId)) {
+      state = keepSignal(state, workflowId, { ...signal, number: 0, takenBy: null })
     }
   }
-  signals = HashMap.map(
-    signals,
-    (signal) => signal.takenBy !== null && gives.includes(signal.takenBy) ? { ...signal, takenBy: null } : signal
-  )
-  for (const take of takes) {
-    signals = yield* takeSignal(signals, take)
+  for (const signal of gives.size === 0 ? [] : HashMap.values(signalsOf(state, workflowId).byId)) {
+    if (signal.takenBy !== null && gives.has(signal.takenBy)) {
+      state = keepSignal(state, workflowId, { ...signal, takenBy: null })
+    }
   }
-  return { ...before, signals: HashMap.set(before.signals, workflowId, signals) }
+  for (const take of update.takes) {
+    state = yield* takeSignal(state, workflowId, take)
+  }
+  return state
 })
 
-/** What changes in the row of a run that goes on in its next generation. */
-const nextOf = Effect.fnUntraced(
-  function*(run: StepStore.RunRowEncoded, { generation, next }: StepStore.RunUpdateEncoded) {
-    if (next === null) {
-      return {}
-    }
-    if (run.generation !== generation) {
-      return yield* rejected(`generation ${generation} of the run is not its present one`)
-    }
-    const { begunAt, payload, payloadCodec, payloadDigest } = next
-    return { generation: generation + 1, begunAt, updatedAt: begunAt, payload, payloadCodec, payloadDigest }
+/** The first of the signals that somebody waits for. */
+const wantedOf = (signals: Signals, { limit, name, token }: StepStore.Wanted): ReadonlyArray<KeptSignal> => {
+  if (token === null) {
+    return Array.from(
+      Iterable.take(waitingOf(signals, name), limit),
+      ([, signalId]) => HashMap.unsafeGet(signals.byId, signalId)
+    )
   }
-)
+  const answer = HashMap.get(signals.byId, token)
+  return Option.toArray(Option.filter(answer, (signal) => canBeTaken(signal) && signal.name === name))
+}
+
+/** What changes in the row of a run that goes on in its next generation. */
+const nextOf = (
+  run: StepStore.RunRowEncoded,
+  { generation, next }: StepStore.RunUpdateEncoded
+): Or<Partial<StepStore.RunRowEncoded>> => {
+  if (next === null) {
+    return Either.right({})
+  }
+  if (run.generation !== generation) {
+    return Either.left(rejected(`generation ${generation} of the run is not its present one`))
+  }
+  const { begunAt, payload, payloadCodec, payloadDigest } = next
+  return Either.right({
+    generation: generation + 1,
+    begunAt,
+    updatedAt: begunAt,
+    payload,
+    payloadCodec,
+    payloadDigest
+  })
+}
 
 /** What is sent to a run from outside: a signal, or that it is to be cancelled. */
 const deliver = (
@@ -313,17 +453,14 @@ const deliver = (
 ): readonly [State, StepStore.CommitAnswer<never>] => {
   const { cancelAt, workflowId } = update
   const [signal] = update.signals
-  const put = (run: StepStore.RunRowEncoded) => HashMap.set(before.runs, workflowId, run)
   if (signal === undefined) {
     if (hasEnded(run) || run.cancelAt !== null) {
       return [before, { _tag: hasEnded(run) ? "Ended" : "Known" }]
     }
     const status = run.status === "STOPPED" ? "SUSPENDED" : run.status
-    const runs = put({ ...told({ ...run, status }), cancelAt, stopReason: null })
-    return [{ ...before, runs }, { _tag: "Accepted" }]
+    return [putRun(before, { ...told({ ...run, status }), cancelAt, stopReason: null }), { _tag: "Accepted" }]
   }
-  const signals = signalsOf(before, workflowId)
-  const kept = Option.getOrNull(HashMap.get(signals, signal.signalId))
+  const kept = Option.getOrNull(HashMap.get(signalsOf(before, workflowId).byId, signal.signalId))
   const isSent = kept !== null && kept.sentAt !== null
   if (hasEnded(run)) {
     return [before, { _tag: isSent ? "Known" : "Ended" }]
@@ -331,11 +468,8 @@ const deliver = (
   if (isSent || (kept !== null && kept.name !== signal.name)) {
     return [before, { _tag: "Known" }]
   }
-  const sent = HashMap.set(signals, signal.signalId, { ...signal, number: run.inbox + 1, takenBy: null })
-  return [
-    { ...before, runs: put(told(run)), signals: HashMap.set(before.signals, workflowId, sent) },
-    { _tag: "Accepted" }
-  ]
+  const sent = { ...signal, number: run.inbox + 1, takenBy: null }
+  return [keepSignal(putRun(before, told(run)), workflowId, sent), { _tag: "Accepted" }]
 }
 
 const make = (namespace: string): StepStore.Encoded => {
@@ -372,19 +506,18 @@ const make = (namespace: string): StepStore.Encoded => {
     for (const row of update.attempts) {
       records = yield* putAttempt(records, row)
     }
-    let runs = HashMap.set(before.runs, workflowId, { ...run, ...update.patch, ...(yield* nextOf(run, update)) })
+    let after = putRun(before, { ...run, ...update.patch, ...(yield* nextOf(run, update)) })
     for (const child of update.children) {
-      if (!HashMap.has(runs, child.workflowId)) {
+      if (!HashMap.has(after.runs, child.workflowId)) {
         const identity = { workflowId: child.workflowId, generation: 0, epoch: 0 }
-        runs = HashMap.set(runs, child.workflowId, toRun(identity, child.insert))
+        after = putRun(after, toRun(identity, child.insert))
       }
     }
-    const after: State = {
-      ...(yield* exchange(before, update)),
-      runs,
-      records: HashMap.set(before.records, recordsKey(workflowId, generation), records)
-    }
-    return [after, { _tag: "Accepted" }] as const
+    after = yield* exchange(after, update)
+    return [
+      { ...after, records: HashMap.set(after.records, recordsKey(workflowId, generation), records) },
+      { _tag: "Accepted" }
+    ] as const
   })
 
   /** Like a database's, a transaction here is one turn of the event loop: nobody sees or changes a state half-way. */
@@ -403,11 +536,11 @@ const make = (namespace: string): StepStore.Encoded => {
           next = after
           answers.push(answer)
         }
-        const tells = new Set(written.flatMap((update) => update.tells))
-        state = {
-          ...next,
-          runs: Array.from(tells).reduce((runs, workflowId) => HashMap.modify(runs, workflowId, told), next.runs)
+        for (const workflowId of new Set(written.flatMap((update) => update.tells))) {
+          const run = runOf(next, workflowId)
+          next = run === null ? next : putRun(next, told(run))
         }
+        state = next
         hub.committed(written)
         return answers
       }))
@@ -415,15 +548,13 @@ const make = (namespace: string): StepStore.Encoded => {
 
   const claim = (options: StepStore.ClaimOptions) =>
     Effect.sync(() => {
-      const names = options.names
-      const dead = new Set(options.dead)
-      const chosen = Array.from(HashMap.values(state.runs)).filter((run) =>
-        (names === null || names.includes(run.name)) &&
-        (options.workflowId === null || options.workflowId === run.workflowId)
-      )
-      const open = chosen.filter((run) => isOpen(run) && (run.owner === null || dead.has(run.owner)))
-      const awake = chosen.filter((run) => wakesAt(run) <= options.at)
-      const claimed = [...open.sort(byAge), ...awake.sort(byWaking)]
+      const { at, limit, names, workflowId } = options
+      const isWanted = (run: StepStore.RunRowEncoded) =>
+        (names === null || names.includes(run.name)) && (workflowId === null || workflowId === run.workflowId)
+      const owners = Array.from(new Set(["", ...options.dead]))
+      const open = owners.flatMap((owner) => chosenOf(state, openOf(state, owner), isWanted, limit))
+      const awake = chosenOf(state, state.asleep, isWanted, limit, (run) => wakesAt(run) <= at)
+      const claimed = [...open.sort(byAge), ...awake]
         .slice(0, options.limit)
         .sort(byAge)
         .map((run) => ({
@@ -434,10 +565,7 @@ const make = (namespace: string): StepStore.Encoded => {
           wakeAt: null,
           updatedAt: options.at
         }))
-      state = {
-        ...state,
-        runs: claimed.reduce((runs, run) => HashMap.set(runs, run.workflowId, run), state.runs)
-      }
+      state = claimed.reduce(putRun, state)
       hub.publish({ runs: claimed.map((run) => run.workflowId), mail: [] })
       return claimed
     })
@@ -461,12 +589,7 @@ const make = (namespace: string): StepStore.Encoded => {
     commit,
     claim,
     run: (workflowId) => read((state) => runOf(state, workflowId)),
-    owned: (worker) =>
-      read((state) =>
-        Array.from(HashMap.values(state.runs))
-          .filter((run) => isOpen(run) && run.owner === worker)
-          .map((run) => run.workflowId)
-      ),
+    owned: (worker) => read((state) => Array.from(openOf(state, worker), ([, workflowId]) => workflowId)),
     ended: (workflowIds) =>
       read((state) =>
         workflowIds.flatMap((workflowId) => {
@@ -488,33 +611,16 @@ const make = (namespace: string): StepStore.Encoded => {
           inbox: run.inbox,
           cancelAt: run.cancelAt,
           signals: wanted.flatMap(({ limit, name, token }) =>
-            Array.from(HashMap.values(signalsOf(state, workflowId)))
-              .filter((signal) =>
-                signal.sentAt !== null && signal.takenBy === null && signal.name === name &&
-                (token === null ? !signal.signalId.startsWith("~") : signal.signalId === token)
-              )
-              .sort(byArrival)
-              .slice(0, limit)
+            wantedOf(signalsOf(state, workflowId), { limit, name, token })
               .map(({ number: _, takenBy: __, ...signal }) => signal)
           )
         }
       }),
-    token: (token) =>
-      read((state) => {
-        for (const [workflowId, signals] of state.signals) {
-          const signal = Option.getOrNull(HashMap.get(signals, token))
-          if (signal !== null) {
-            return { workflowId, name: signal.name }
-          }
-        }
-        return null
-      }),
+    token: (token) => read((state) => Option.getOrNull(HashMap.get(state.tokens, token))),
     nextWake: (names) =>
       read((state) => {
-        const times = Array.from(HashMap.values(state.runs)).flatMap((run) =>
-          Number.isFinite(wakesAt(run)) && names.includes(run.name) ? [wakesAt(run)] : []
-        )
-        return times.length === 0 ? null : times.reduce((least, time) => Math.min(least, time))
+        const [first] = chosenOf(state, state.asleep, (run) => names.includes(run.name), 1)
+        return first === undefined ? null : first.wakeAt
       }),
     history: (workflowId, generation, page) => read((state) => history(state, workflowId, generation, page)),
     unfinished: (workflowId, generation) =>
@@ -542,12 +648,11 @@ const make = (namespace: string): StepStore.Encoded => {
         workers.set(worker.id, (workers.get(worker.id) ?? 0) + 1)
         return Array.from(workers, ([id, beats]): StepStore.Pulse => ({ id, beats })).sort(byWorker)
       }),
-    dead: read((state) => {
-      const owners = Array.from(HashMap.values(state.runs)).flatMap((run) =>
-        isOpen(run) && run.owner !== null ? [run.owner] : []
-      )
-      return Array.from(new Set(owners)).filter((owner) => !workers.has(owner)).sort(byBytes)
-    }),
+    dead: read((state) =>
+      Array.from(HashMap.keys(state.open))
+        .filter((owner) => owner !== "" && !workers.has(owner))
+        .sort(byBytes)
+    ),
     changes: hub.changes(() => Effect.void)
   }
 }
