@@ -582,6 +582,14 @@ const make = (namespace: string): StepStore.Encoded => {
     return rows
   }
 
+  const unfinished = (state: State, workflowId: string, generation: number) =>
+    Array.from(HashMap.values(recordsOf(state, workflowId, generation).steps))
+      .filter((step) => step.final === 0)
+      .sort(byKey)
+
+  const attempts = (state: State, workflowId: string, generation: number) =>
+    Array.from(HashMap.values(recordsOf(state, workflowId, generation).attempts)).sort(byAttempt)
+
   return {
     target,
     namespace,
@@ -623,12 +631,7 @@ const make = (namespace: string): StepStore.Encoded => {
         return first === undefined ? null : first.wakeAt
       }),
     history: (workflowId, generation, page) => read((state) => history(state, workflowId, generation, page)),
-    unfinished: (workflowId, generation) =>
-      read((state) =>
-        Array.from(HashMap.values(recordsOf(state, workflowId, generation).steps))
-          .filter((step) => step.final === 0)
-          .sort(byKey)
-      ),
+    unfinished: (workflowId, generation) => read((state) => unfinished(state, workflowId, generation)),
     steps: (workflowId, generation, page) =>
       read((state) =>
         pageOf(HashMap.values(recordsOf(state, workflowId, generation).steps), byKey, (step) => step.stepKey, page)
@@ -636,8 +639,20 @@ const make = (namespace: string): StepStore.Encoded => {
       ),
     runs: (page) =>
       read((state) => pageOf(HashMap.values(state.runs), byId, (run) => run.workflowId, page).map(toRunSummary)),
-    attempts: (workflowId, generation) =>
-      read((state) => Array.from(HashMap.values(recordsOf(state, workflowId, generation).attempts)).sort(byAttempt)),
+    attempts: (workflowId, generation) => read((state) => attempts(state, workflowId, generation)),
+    records: (runs, limit) =>
+      read((state) =>
+        runs.flatMap(({ generation, workflowId }) => {
+          const records = recordsOf(state, workflowId, generation)
+          return HashMap.size(records.steps) > limit || HashMap.size(records.attempts) > limit ? [] : [{
+            workflowId,
+            generation,
+            history: history(state, workflowId, generation, { after: null, limit }),
+            unfinished: unfinished(state, workflowId, generation),
+            attempts: attempts(state, workflowId, generation)
+          }]
+        })
+      ),
     register: (worker) =>
       Effect.asVoid(Effect.acquireRelease(
         Effect.sync(() => workers.set(worker.id, 0)),

@@ -378,6 +378,29 @@ export interface RunIdentity {
 }
 
 /**
+ * Names a generation of a run.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface RunGeneration {
+  readonly workflowId: string
+  readonly generation: number
+}
+
+/**
+ * All that is recorded of a generation of a run: what `history`, `unfinished` and `attempts` answer.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface Records {
+  readonly history: ReadonlyArray<StepRow>
+  readonly unfinished: ReadonlyArray<StepRow>
+  readonly attempts: ReadonlyArray<AttemptRow>
+}
+
+/**
  * What became of one update of a batch.
  *
  * @since 0.1.0
@@ -597,6 +620,16 @@ export interface AttemptRowEncoded extends AttemptRow, Stamp {}
  * @since 0.1.0
  * @category encoded
  */
+export interface RecordsEncoded extends RunGeneration {
+  readonly history: ReadonlyArray<StepRowEncoded>
+  readonly unfinished: ReadonlyArray<StepRowEncoded>
+  readonly attempts: ReadonlyArray<AttemptRowEncoded>
+}
+
+/**
+ * @since 0.1.0
+ * @category encoded
+ */
 export interface SignalEncoded extends Signal, Stamp {}
 
 /**
@@ -767,6 +800,14 @@ export interface Encoded {
     workflowId: string,
     generation: number
   ) => Effect.Effect<ReadonlyArray<AttemptRowEncoded>, StoreError>
+  /**
+   * All that is recorded of runs, each named once, in any order. Those that have more than `limit` steps, or as many attempts, are left
+   * out: they are read in pages.
+   */
+  readonly records: (
+    runs: ReadonlyArray<RunGeneration>,
+    limit: number
+  ) => Effect.Effect<ReadonlyArray<RecordsEncoded>, StoreError>
   /** Shows that a worker lives, until the scope closes or the process ends. */
   readonly register: (worker: WorkerInfo) => Effect.Effect<void, StoreError, Scope.Scope>
   /**
@@ -859,6 +900,17 @@ export class StepStore extends Context.Tag("perdure/StepStore")<StepStore, {
   ) => Effect.Effect<ReadonlyArray<StepSummary>, StoreError>
   readonly runs: (page: Page<string>) => Effect.Effect<ReadonlyArray<RunSummary>, StoreError>
   readonly attempts: (workflowId: string, generation: number) => Effect.Effect<ReadonlyArray<AttemptRow>, StoreError>
+  /**
+   * All that is recorded of those among these runs that have at most `limit` steps, and as many attempts; damage to one leaves the
+   * others readable.
+   */
+  readonly records: (
+    runs: ReadonlyArray<RunGeneration>,
+    limit: number
+  ) => Effect.Effect<
+    ReadonlyArray<{ readonly workflowId: string; readonly records: Either.Either<Records, StoreError> }>,
+    StoreError
+  >
   readonly register: (worker: WorkerInfo) => Effect.Effect<void, StoreError, Scope.Scope>
   /** Counts one beat of a worker, and answers those of all workers. */
   readonly beat: (worker: WorkerInfo) => Effect.Effect<ReadonlyArray<Pulse>, StoreError>
@@ -1247,6 +1299,13 @@ const lift = (encoded: Encoded, codec: PayloadCodecShape): StepStore["Type"] => 
       : Effect.map(open(workflowId, row.error, row.codec), opened)
   }
 
+  const openRecords = ({ attempts, history, unfinished, workflowId }: RecordsEncoded) =>
+    Effect.all({
+      history: openEach(history, (row) => openStep(workflowId, row)),
+      unfinished: openEach(unfinished, (row) => openStep(workflowId, row)),
+      attempts: openEach(attempts, (row) => openAttempt(workflowId, row))
+    })
+
   const openSignal = (workflowId: string, row: SignalEncoded): Opened<Signal> => {
     if (row.digest !== signalDigest(row)) {
       return Either.left(
@@ -1366,6 +1425,11 @@ const lift = (encoded: Encoded, codec: PayloadCodecShape): StepStore["Type"] => 
     runs: (page) => openAll(encoded.runs(page), openRunSummary),
     attempts: (workflowId, generation) =>
       openAll(encoded.attempts(workflowId, generation), (row) => openAttempt(workflowId, row)),
+    records: (runs, limit) =>
+      openAll(
+        encoded.records(runs, limit),
+        (row) => Effect.map(Effect.either(openRecords(row)), (records) => ({ workflowId: row.workflowId, records }))
+      ),
     register: (worker) => withoutTransaction(encoded.register(worker)),
     beat: (worker) => withoutTransaction(encoded.beat(worker)),
     dead: withoutTransaction(encoded.dead),

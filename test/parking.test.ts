@@ -4,6 +4,7 @@ import {
   Context,
   Deferred,
   Effect,
+  Either,
   FastCheck as fc,
   Fiber,
   Layer,
@@ -240,6 +241,45 @@ for (const [store, layer] of stores) {
           )
         ]
       })))
+
+    const unreadable = new Errors.StoreCorrupt({ target: "test", workflowId: "wf-1", detail: "read together" })
+    const reads: Record<string, StepStore.StepStore["Type"]["records"] | null> = {
+      "together": null,
+      "each alone, where they cannot be read together": () => Effect.fail(busy),
+      "together, but for those of which that says nothing": (runs) =>
+        Effect.succeed([{ workflowId: runs[0]!.workflowId, records: Either.left(unreadable) }])
+    }
+    for (const [how, records] of Object.entries(reads)) {
+      test(`what is recorded of runs that wake at the same time is read ${how}`, () =>
+        Effect.gen(function*() {
+          const store = yield* StepStore.StepStore
+          const alone: Array<string> = []
+          const body = Effect.gen(function*() {
+            const before = yield* stepOf("before")
+            yield* Effect.sleep("1 day")
+            return `${before} ${yield* stepOf("after")}`
+          })
+          yield* Effect.gen(function*() {
+            yield* startAll(many(3))
+            yield* Effect.forEach(many(3), park)
+            yield* TestClock.setTime(day)
+            for (const id of many(3)) {
+              expect(yield* Sleeper.await(id)).toBe("before after")
+            }
+          }).pipe(
+            inEngine({ ...quiet, workflows: [live(body)] }),
+            Effect.provideService(StepStore.StepStore, {
+              ...store,
+              records: records ?? store.records,
+              history: (id, ...rest) => {
+                alone.push(id)
+                return store.history(id, ...rest)
+              }
+            })
+          )
+          expect(alone.sort()).toEqual(records === null ? [] : many(3))
+        }))
+    }
 
     for (const [millis, parks] of [[999, false], [1_000, false], [1_001, true]] as const) {
       test(`a wait of ${millis} milliseconds ${parks ? "parks" : "is waited in memory"}`, () =>

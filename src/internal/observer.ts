@@ -120,6 +120,7 @@ export class Observer implements Attendant {
       nextWake: (names) => called(store.nextWake(names)),
       history: (workflowId, generation, page) => called(store.history(workflowId, generation, page)),
       unfinished: (workflowId, generation) => called(store.unfinished(workflowId, generation)),
+      records: (runs, limit) => called(store.records(runs, limit)),
       attempts: (workflowId, generation) => called(store.attempts(workflowId, generation)),
       dead: called(store.dead)
     }

@@ -11,7 +11,16 @@ import * as Schedule from "effect/Schedule"
 import * as Stream from "effect/Stream"
 import type { StopReason, StoreError } from "../Errors.js"
 import { StoreRejected } from "../Errors.js"
-import type { AttemptRow, CommitAnswer, RunPatch, RunRow, RunUpdate, StepRow, StepStore } from "../StepStore.js"
+import type {
+  AttemptRow,
+  CommitAnswer,
+  Records,
+  RunPatch,
+  RunRow,
+  RunUpdate,
+  StepRow,
+  StepStore
+} from "../StepStore.js"
 import type { BodyEnd, Ending, Household, RunIdentity } from "./activeRun.js"
 import { ActiveRun, endingOf, isWait } from "./activeRun.js"
 import type { CutOff } from "./attempts.js"
@@ -156,6 +165,8 @@ export class Residency {
   /** Something has been sent to the run that its present life has to look into. */
   private told = false
   private begun: ActiveRun | null = null
+  /** What is recorded of the run, if that was read when it was claimed, together with that of others. */
+  foreseen: Records | null = null
   /** It has been written, or is being written, that the run has ended in a way that nobody takes back. */
   endsForGood = false
   private resting = false
@@ -289,13 +300,10 @@ export class Residency {
 
   /** Loads what is recorded of the run, and marks what a dead worker left under way. */
   private restore(run: ActiveRun): Effect.Effect<void> {
-    const { epoch, generation, workflowId } = this.identity
+    const { epoch } = this.identity
     return Effect.gen(this, function*() {
       const at = run.now()
-      const unfinished = yield* this.store.unfinished(workflowId, generation)
-      // Also where no row is under way: one that nobody waited for may not have been written.
-      const attempts = yield* this.store.attempts(workflowId, generation)
-      const records = yield* readHistory(this.store, this.identity, -1)
+      const { attempts, history: records, unfinished } = yield* this.recorded
       // What this process itself let go of, because the store could not be used, did not die.
       const how = this.lives === 1 ? "OwnerDied" : "Released"
       const zombies = unfinished.filter((row) => !isWait(row) && isUnderWay(attempts)(row)).map((row) =>
@@ -311,6 +319,20 @@ export class Residency {
       run.cautious = true
       run.restore({ unfinished, attempts: [...attempts, ...cut], records, more: records.length === pageSize })
     }).pipe(Effect.catchAllCause((cause) => Effect.sync(() => run.finish(endingOf(cause)))))
+  }
+
+  /** What is recorded of the run, as far as it has to be known before it begins. */
+  private get recorded(): Effect.Effect<Records, StoreError> {
+    const { foreseen, identity: { generation, workflowId }, store } = this
+    this.foreseen = null
+    return foreseen === null
+      ? Effect.all({
+        unfinished: store.unfinished(workflowId, generation),
+        // Also where no row is under way: one that nobody waited for may not have been written.
+        attempts: store.attempts(workflowId, generation),
+        history: readHistory(store, this.identity, -1)
+      })
+      : Effect.succeed(foreseen)
   }
 
   private settle(run: ActiveRun, ending: Ending, program: Program): Effect.Effect<Option.Option<RunEnd>, Failure> {

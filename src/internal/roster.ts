@@ -6,7 +6,7 @@ import type * as Fiber from "effect/Fiber"
 import * as Option from "effect/Option"
 import type * as Runtime from "effect/Runtime"
 import type { StoreError } from "../Errors.js"
-import type { Claimed, RunPatch, RunRow, StepStore } from "../StepStore.js"
+import type { Claimed, Records, RunPatch, RunRow, StepStore } from "../StepStore.js"
 import type { Household, RunIdentity } from "./activeRun.js"
 import { Alarm } from "./alarm.js"
 import type { Program } from "./body.js"
@@ -21,6 +21,9 @@ import { wholeMillis } from "./wholeMillis.js"
 
 /** Runs taken over in one transaction. */
 const claimSize = 100
+
+/** Of a claimed run with more records than that, or attempts, the history is read alone. */
+const readTogether = 100
 
 const noReturn = () => {}
 
@@ -220,10 +223,17 @@ export class Roster {
    * Lets a run live here until it ends, stops or leaves; after an earlier life of it here, which may still be leaving. In an
    * engine that has closed meanwhile it leaves at once.
    */
-  inhabit(identity: RunIdentity, fresh: boolean, program: Program, onLeft: () => void = noReturn): Residency {
+  inhabit(
+    identity: RunIdentity,
+    fresh: boolean,
+    program: Program,
+    onLeft: () => void = noReturn,
+    recorded: Records | null = null
+  ): Residency {
     const { workflowId } = identity
     const before = this.residents.get(workflowId)
     const residency = new Residency(identity, this.options.store, this.options.household)
+    residency.foreseen = recorded
     this.residents.set(workflowId, residency)
     if (this.closed) {
       residency.giveUp()
@@ -246,7 +256,12 @@ export class Roster {
   }
 
   /** Lets a run live here if its workflow is registered still; gives it back if not. */
-  inhabitDefined(identity: RunIdentity, fresh: boolean, payload: string | null): Effect.Effect<void> {
+  inhabitDefined(
+    identity: RunIdentity,
+    fresh: boolean,
+    payload: string | null,
+    recorded: Records | null = null
+  ): Effect.Effect<void> {
     return Effect.suspend(() => {
       const registered = this.registered.get(identity.name)
       return registered === undefined
@@ -257,7 +272,8 @@ export class Roster {
             identity,
             fresh,
             ofDefinition(registered.registration, payload, registered.runtime),
-            () => this.vacate(1)
+            () => this.vacate(1),
+            recorded
           )
         })
     })
@@ -414,7 +430,17 @@ export class Roster {
       this.claiming++
       this.occupied += limit
       return Effect.ensuring(
-        Effect.tap(this.claimRows(names, workflowId, dead, limit), Effect.forEach((claimed) => this.admit(claimed))),
+        Effect.tap(
+          this.claimRows(names, workflowId, dead, limit),
+          (claimed) =>
+            Effect.flatMap(
+              this.recordsOf(claimed),
+              (records) =>
+                Effect.forEach(claimed, (one) => this.admit(one, records.get(one.workflowId) ?? null), {
+                  discard: true
+                })
+            )
+        ),
         Effect.sync(() => {
           this.claimed()
           this.vacate(limit)
@@ -496,12 +522,28 @@ export class Roster {
     return !this.orphaned(row) || !this.registered.has(row.name)
   }
 
-  private admit(claimed: Claimed): Effect.Effect<void> {
+  /** What is recorded of the runs, read together. What cannot be read so each of them reads alone, and is told why it cannot. */
+  private recordsOf(claimed: ReadonlyArray<Claimed>): Effect.Effect<ReadonlyMap<string, Records>> {
+    const lived = claimed.filter(({ epoch }) => epoch > 1)
+    return lived.length < 2
+      ? Effect.succeed(new Map())
+      : Effect.match(this.options.store.records(lived, readTogether), {
+        onFailure: () => new Map(),
+        onSuccess: (all) =>
+          new Map(
+            all.flatMap(({ records, workflowId }) =>
+              Either.isRight(records) ? [[workflowId, records.right] as const] : []
+            )
+          )
+      })
+  }
+
+  private admit(claimed: Claimed, recorded: Records | null): Effect.Effect<void> {
     return Either.match(claimed.run, {
       // The row is damaged: this run stops, and the others go on.
       onLeft: (error) => this.patch(claimed, stoppedPatch(this.now(), asReason(error))),
       // The first epoch of a run begins with its first life: nothing is recorded of it, whatever has been sent to it.
-      onRight: (row) => this.inhabitDefined(identityOf(row), row.epoch === 1, row.payload)
+      onRight: (row) => this.inhabitDefined(identityOf(row), row.epoch === 1, row.payload, recorded)
     })
   }
 

@@ -188,6 +188,7 @@ class Lifeline {
       nextWake: (names) => reached(real.nextWake(names)),
       history: (id, generation, page) => reached(real.history(id, generation, page)),
       unfinished: (id, generation) => reached(real.unfinished(id, generation)),
+      records: (runs, limit) => reached(real.records(runs, limit)),
       attempts: (id, generation) => reached(real.attempts(id, generation)),
       beat: (worker) => reached(real.beat(worker)),
       register: (worker) =>

@@ -1,5 +1,6 @@
 /** What a store answers when it is asked. */
 import * as Effect from "effect/Effect"
+import * as Either from "effect/Either"
 import * as Option from "effect/Option"
 import { StepStore } from "../../StepStore.js"
 import {
@@ -102,6 +103,41 @@ export const reads: Cases = {
       ]
       yield* equal(`generation ${generation}`, counts, generation === 2 ? [0, 0, 0] : [1, 1, 1])
     }
+  }),
+
+  "what is recorded of several runs is read together, but for runs with much of it": Effect.gen(function*() {
+    const store = yield* StepStore
+    const [few, steps, attempts, none] = ["few", "steps", "attempts", "none"].map((part) =>
+      `conformance-records/${part}`
+    )
+    yield* Effect.forEach([few, steps, attempts], (id) => create(id!))
+    const rest = {
+      steps: [completed(`${few}:0`, 1), completed(`${few}:1`, 0), step(`${few}:3`), step(`${few}:2`)],
+      attempts: [attempt(`${few}:3`, 2), attempt(`${few}:3`, 1), attempt(`${few}:2`, 1)]
+    }
+    yield* store.commit([
+      update(few!, 1, rest),
+      update(steps!, 1, { steps: Array.from({ length: 5 }, (_, i) => completed(`${steps}:${i}`, i)) }),
+      update(attempts!, 1, { attempts: Array.from({ length: 5 }, (_, i) => attempt(`${attempts}:0`, i + 1)) })
+    ])
+    yield* store.commit([update(few!, 1, { generation: 1, steps: [completed(`${few}:1#0`, 0)] })])
+    const asked = [few, steps, attempts, none].map((workflowId) => ({ workflowId: workflowId!, generation: 0 }))
+    const read = (limit: number) =>
+      Effect.map(store.records(asked, limit), (all) => new Map(all.map((one) => [one.workflowId, one.records])))
+    const some = yield* read(4)
+    yield* equal("the runs with little", [...some.keys()].sort(), [few, none].sort())
+    yield* equal(
+      "their records",
+      some.get(few!),
+      Either.right({
+        history: yield* store.history(few!, 0, everything),
+        unfinished: yield* store.unfinished(few!, 0),
+        attempts: yield* store.attempts(few!, 0)
+      })
+    )
+    yield* equal("no records", some.get(none!), Either.right({ history: [], unfinished: [], attempts: [] }))
+    yield* equal("all runs", [...(yield* read(5)).keys()].sort(), [few, steps, attempts, none].sort())
+    yield* equal("of no run", yield* store.records([], 5), [])
   }),
 
   "of a run that is not there nothing is found": Effect.gen(function*() {

@@ -9,6 +9,8 @@ export interface Dialect {
   readonly keyed: string
   /** Whether the column is in a list, which is bound as the text of a JSON array. */
   readonly isAmong: (column: string) => string
+  /** The rows of two columns, a text and a number, which are bound as the text of a JSON array of arrays. */
+  readonly pairs: string
 }
 
 /** A deferred BEGIN would read first, and then find at its first write that another connection has written meanwhile. */
@@ -16,5 +18,6 @@ export const sqlite: Dialect = {
   begin: "BEGIN IMMEDIATE",
   heap: "STRICT",
   keyed: "STRICT, WITHOUT ROWID",
-  isAmong: (column) => `${column} IN (SELECT value FROM json_each(?))`
+  isAmong: (column) => `${column} IN (SELECT value FROM json_each(?))`,
+  pairs: "SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?)"
 }

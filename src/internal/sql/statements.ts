@@ -238,6 +238,16 @@ export const make = (dialect: Dialect, prefix: string, namespace: string) => {
     ({ row }) => length(row.payload)
   )
 
+  const asked = `WITH asked (run, gen) AS (${dialect.pairs})`
+  const isOfAsked = (table: string) =>
+    `${table}.namespace = ? AND ${table}.workflow_id = asked.run AND ${table}.generation = asked.gen`
+  /** Counts no further than it must: a run may have a million rows. */
+  const hasFew = (table: string) =>
+    `(SELECT count(*) FROM (SELECT 1 FROM ${table} WHERE ${isOfAsked(table)} LIMIT ? + 1) AS some) <= ?`
+  const ofAsked = (table: string, fields: ReadonlyArray<string>, order: string) =>
+    `${asked} SELECT workflow_id AS "workflowId", ${selection(fields)} FROM asked CROSS JOIN ${table} ` +
+    `WHERE ${isOfAsked(table)} ORDER BY ${order}`
+
   return {
     namespace,
     begin: dialect.begin,
@@ -386,6 +396,12 @@ export const make = (dialect: Dialect, prefix: string, namespace: string) => {
       `AND generation = ? AND step_key > ? ORDER BY step_key LIMIT ?`,
     attempts: `SELECT ${selection(attemptFields)} FROM ${attempts} WHERE namespace = ? AND workflow_id = ? ` +
       `AND generation = ? ORDER BY step_key, attempt`,
+
+    /** Of runs that are asked for, those of which little is recorded. */
+    short: `${asked} SELECT run AS "workflowId", gen AS "generation" FROM asked ` +
+      `WHERE ${hasFew(steps)} AND ${hasFew(attempts)}`,
+    stepsOfAsked: ofAsked(steps, stepFields, "position, step_key"),
+    attemptsOfAsked: ofAsked(attempts, attemptFields, "step_key, attempt"),
 
     // -- workers
 

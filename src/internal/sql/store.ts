@@ -405,11 +405,50 @@ export const make = (options: {
       rows(statements.steps, [namespace, workflowId, generation, page.after ?? "", page.limit]),
     runs: (page) => rows(statements.runs, [namespace, page.after ?? "", page.limit]),
     attempts: (workflowId, generation) => rows(statements.attempts, [namespace, workflowId, generation]),
+    records: (runs, limit) =>
+      database.turn(Effect.fnUntraced(function*(session: Session) {
+        const few = [namespace, limit, limit]
+        const short = yield* session.all<StepStore.RunGeneration>(
+          statements.short,
+          [pairsOf(runs), ...few, ...few]
+        )
+        const asked = [pairsOf(short), namespace]
+        const steps = byRun(yield* session.all<OfRun<StepStore.StepRowEncoded>>(statements.stepsOfAsked, asked))
+        const attempts = byRun(
+          yield* session.all<OfRun<StepStore.AttemptRowEncoded>>(statements.attemptsOfAsked, asked)
+        )
+        return short.map(({ generation, workflowId }) => ({
+          workflowId,
+          generation,
+          history: (steps.get(workflowId) ?? []).filter((row) => row.final === 1),
+          unfinished: (steps.get(workflowId) ?? []).filter((row) => row.final === 0),
+          attempts: attempts.get(workflowId) ?? []
+        }))
+      })),
     register,
     beat,
     dead,
     changes: hub.changes(options.watch)
   }
+}
+
+type OfRun<Row> = Row & { readonly workflowId: string }
+
+const pairsOf = (runs: ReadonlyArray<StepStore.RunGeneration>) =>
+  JSON.stringify(runs.map(({ generation, workflowId }) => [workflowId, generation]))
+
+/** In their order. */
+const byRun = <Row extends { readonly workflowId: string }>(rows: ReadonlyArray<Row>): Map<string, Array<Row>> => {
+  const runs = new Map<string, Array<Row>>()
+  for (const row of rows) {
+    const others = runs.get(row.workflowId)
+    if (others === undefined) {
+      runs.set(row.workflowId, [row])
+    } else {
+      others.push(row)
+    }
+  }
+  return runs
 }
 
 /** Most updates do nothing with signals, and belong to the generation that goes on. */
