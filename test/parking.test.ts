@@ -20,6 +20,7 @@ import {
   attemptsOf,
   eventually,
   failure,
+  gate,
   inEngine,
   ledger,
   openEngine,
@@ -241,6 +242,33 @@ for (const [store, layer] of stores) {
           )
         ]
       })))
+
+    test("a run that is cancelled while it is being claimed is told when it lives", () =>
+      Effect.gen(function*() {
+        const store = yield* StepStore.StepStore
+        const held = gate()
+        yield* Effect.gen(function*() {
+          yield* begin
+          yield* park("wf")
+          yield* TestClock.setTime(day)
+          yield* held.begun
+          yield* Sleeper.cancel("wf")
+          yield* turns(30)
+          yield* held.open
+          expect(yield* failure(end)).toMatchObject({ _tag: "RunCancelled" })
+          expect(yield* rowOf("wf")).toMatchObject({ epoch: 2 })
+        }).pipe(
+          inEngine({
+            ...quiet,
+            workflows: [live(Effect.as(Effect.zipRight(Effect.sleep("1 day"), Effect.sleep("1 day")), "slept"))]
+          }),
+          Effect.provideService(StepStore.StepStore, {
+            ...store,
+            claim: (options) =>
+              Effect.tap(store.claim(options), (claimed) => claimed.length > 0 ? held.pass : Effect.void)
+          })
+        )
+      }))
 
     const unreadable = new Errors.StoreCorrupt({ target: "test", workflowId: "wf-1", detail: "read together" })
     const reads: Record<string, StepStore.StepStore["Type"]["records"] | null> = {

@@ -7,6 +7,7 @@
 import * as Cause from "effect/Cause"
 import type * as Clock from "effect/Clock"
 import type * as Context from "effect/Context"
+import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
@@ -160,8 +161,7 @@ export class ActiveRun {
   /** The fibers of the body that are known: those of its branches, and those whose operation was refused. */
   private readonly bound = new Set<Fiber.RuntimeFiber<unknown, unknown>>()
   private evicted = false
-  private givenUp = false
-  private onGivenUp = () => {}
+  private dropping: Deferred.Deferred<boolean> | null = null
   private nextPosition = 0
   private body: Fiber.RuntimeFiber<unknown, unknown> | null = null
   private left = false
@@ -611,11 +611,15 @@ export class ActiveRun {
     return Effect.interruptible(never)
   })
 
+  /** Made for those bodies that do not end at once. */
+  private get givenUp(): Deferred.Deferred<boolean> {
+    return this.dropping ??= Deferred.unsafeMake<boolean>(FiberId.none)
+  }
+
   /** Gives the body up: it goes on asking for operations although the run has left. */
   readonly dropped: Effect.Effect<never> = Effect.suspend(() => {
     this.sequencer.scheduler.drop()
-    this.givenUp = true
-    this.onGivenUp()
+    Deferred.unsafeDone(this.givenUp, Effect.succeed(false))
     return Effect.uninterruptible(never)
   })
 
@@ -713,15 +717,9 @@ export class ActiveRun {
       if (fibers.every((fiber) => fiber.unsafePoll() !== null)) {
         return Effect.succeed(true)
       }
-      const givenUp = Effect.async<boolean>((resume) => {
-        this.onGivenUp = () => resume(Effect.succeed(false))
-        if (this.givenUp) {
-          this.onGivenUp()
-        }
-      })
       return Fiber.awaitAll(fibers).pipe(
         Effect.as(true),
-        Effect.raceFirst(givenUp),
+        Effect.raceFirst(Deferred.await(this.givenUp)),
         Effect.interruptible,
         Effect.timeoutTo({ duration: millis, onTimeout: () => false, onSuccess: (ended) => ended }),
         Effect.tap((ended) => Effect.sync(() => ended || this.sequencer.scheduler.drop()))

@@ -88,8 +88,10 @@ export class Roster {
   private readonly options: RosterOptions
   /** Runs on their way: owned by this worker in the store, perhaps, and not living here yet. */
   private readonly arriving = new Map<string, number>()
-  /** Those of them to which something has been sent meanwhile, and, during claims, all others that do not live here. */
+  /** Those of them to which something has been sent meanwhile. */
   private readonly toldOnTheWay = new Set<string>()
+  /** Runs to which something has been sent during claims, which may bring them. */
+  private readonly toldInClaims = new Set<string>()
   /** During claims: something may have been sent to any run. */
   private toldAll = false
   /** How many claims are under way that may bring any run. */
@@ -238,7 +240,7 @@ export class Roster {
     if (this.closed) {
       residency.giveUp()
     }
-    if (this.toldAll || this.toldOnTheWay.has(workflowId)) {
+    if (this.toldAll || this.toldOnTheWay.has(workflowId) || this.toldInClaims.has(workflowId)) {
       residency.look(null)
     }
     const life = residency.live(fresh, program, (end) => {
@@ -307,8 +309,11 @@ export class Roster {
   tell(workflowIds: Iterable<string>): void {
     for (const workflowId of workflowIds) {
       this.residents.get(workflowId)?.look(null)
-      if (this.claiming > 0 || this.arriving.has(workflowId)) {
+      if (this.arriving.has(workflowId)) {
         this.toldOnTheWay.add(workflowId)
+      }
+      if (this.claiming > 0) {
+        this.toldInClaims.add(workflowId)
       }
     }
   }
@@ -454,11 +459,7 @@ export class Roster {
     this.claiming--
     if (this.claiming === 0) {
       this.toldAll = false
-      for (const workflowId of this.toldOnTheWay) {
-        if (!this.arriving.has(workflowId)) {
-          this.toldOnTheWay.delete(workflowId)
-        }
-      }
+      this.toldInClaims.clear()
     }
   }
 
