@@ -25,6 +25,7 @@ import { Cancellation } from "./cancellation.js"
 import { describe } from "./describe.js"
 import { fullDigest } from "./digest.js"
 import type { FaultPointsShape } from "./faultPoints.js"
+import { Few } from "./few.js"
 import type { Journal } from "./journal.js"
 import { emptyUpdate, isTransient } from "./journal.js"
 import type { Limits } from "./limits.js"
@@ -155,9 +156,9 @@ export class ActiveRun {
   /** The attempts before this life of the run that ended without an outcome, by address and in their order. */
   private readonly attempts = new Map<string, Array<AttemptRow>>()
   /** The attempts under way, by step key. */
-  private readonly underWay = new Map<string, Attempt>()
+  private readonly underWay = new Few<string, Attempt>()
   private readonly emptyUpdate: RunUpdate
-  private readonly steps = new Set<Fiber.RuntimeFiber<unknown, unknown>>()
+  private readonly steps = new Few<Fiber.RuntimeFiber<unknown, unknown>, Fiber.RuntimeFiber<unknown, unknown>>()
   /** The fibers of the body that are known: those of its branches, and those whose operation was refused. */
   private readonly bound = new Set<Fiber.RuntimeFiber<unknown, unknown>>()
   private evicted = false
@@ -414,7 +415,7 @@ export class ActiveRun {
   // -- steps under way
 
   began(step: Fiber.RuntimeFiber<unknown, unknown>): void {
-    this.steps.add(step)
+    this.steps.set(step, step)
     step.addObserver(() => {
       this.steps.delete(step)
       this.leaveIfDrained()
@@ -527,10 +528,7 @@ export class ActiveRun {
   /** The attempts that end because the run has left memory while its process lives. */
   get released(): ReadonlyArray<AttemptRow> {
     const endedAt = this.now()
-    return Array.from(
-      this.underWay.values(),
-      (attempt) => ({ ...attempt, ...cutOff("Released"), endedAt, dueAt: null })
-    )
+    return this.underWay.values().map((attempt) => ({ ...attempt, ...cutOff("Released"), endedAt, dueAt: null }))
   }
 
   // -- branches under way
@@ -703,7 +701,7 @@ export class ActiveRun {
   evict(millis: number): Effect.Effect<boolean> {
     return Effect.suspend(() => {
       this.evicted = true
-      const fibers = [...this.steps]
+      const fibers = this.steps.values()
       if (this.body !== null) {
         fibers.push(this.body)
       }

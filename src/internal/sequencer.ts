@@ -8,6 +8,7 @@
 import * as Effect from "effect/Effect"
 import type { Operation } from "../Errors.js"
 import type { StepRow } from "../StepStore.js"
+import { Few } from "./few.js"
 import { nextTurn, RunScheduler } from "./scheduler.js"
 
 /** A fiber of the body that waits for the outcome of an operation. */
@@ -111,10 +112,10 @@ export class Sequencer {
   /** Branches that have begun and not ended, and those among them within which no other has begun. */
   private branches = 0
   private leaves = 0
-  private readonly waits = new Map<string, Wait>()
-  private readonly questions = new Set<Question>()
+  private readonly waits = new Few<string, Wait>()
+  private readonly questions = new Few<Question, Question>()
   /** Operations whose waiting fiber is gone: their outcomes are void. */
-  private readonly voided = new Map<string, Wait>()
+  private readonly voided = new Few<string, Wait>()
   private readonly cuts: Array<Cut> = []
   /** Recorded, and not handed over yet from `next` on. */
   private records: Array<StepRow> = []
@@ -122,7 +123,7 @@ export class Sequencer {
   lastPosition = -1
   more = true
   private loading = false
-  private readonly unbegun = new Set<Wait>()
+  private readonly unbegun = new Few<string, Wait>()
   /** Who waits until nothing is ahead that comes to nobody. */
   private drained: (() => void) | null = null
   private started = false
@@ -193,12 +194,12 @@ export class Sequencer {
    */
   ask(wait: Wait): void {
     this.waits.set(wait.operation.address, wait)
-    this.unbegun.add(wait)
+    this.unbegun.set(wait.operation.address, wait)
   }
 
   /** A fiber of the body asks what is recorded. */
   inquire(question: Question): void {
-    this.questions.add(question)
+    this.questions.set(question, question)
   }
 
   /** The fiber that asked was interrupted. */
@@ -212,7 +213,7 @@ export class Sequencer {
    */
   cut(wait: Wait, resume: () => void, release: () => void): { readonly ended: () => void } {
     this.waits.delete(wait.operation.address)
-    this.unbegun.delete(wait)
+    this.unbegun.delete(wait.operation.address)
     this.voided.set(wait.operation.address, wait)
     const cut: Cut = { resume, release, ended: false }
     this.cuts.push(cut)
@@ -261,7 +262,10 @@ export class Sequencer {
   get unread(): Operation | null {
     for (let i = this.next; i < this.records.length; i++) {
       const operation = operationOf(this.records[i]!)
-      if (operation.kind !== cancelKind && !this.voided.has(operation.address) && !this.waits.has(operation.address)) {
+      if (
+        operation.kind !== cancelKind && this.voided.get(operation.address) === undefined &&
+        this.waits.get(operation.address) === undefined
+      ) {
         return operation
       }
     }
@@ -278,11 +282,9 @@ export class Sequencer {
   /** Continues every waiting fiber with an effect that does not come back. */
   releaseAll(): void {
     this.released = true
-    const waiting = [...this.waits.values(), ...this.questions, ...this.cuts]
-    this.waits.clear()
-    this.questions.clear()
+    const waiting = [...this.waits.takeAll(), ...this.questions.takeAll(), ...this.cuts]
     this.cuts.length = 0
-    this.unbegun.clear()
+    this.unbegun.takeAll()
     for (const wait of waiting) {
       wait.release()
     }
@@ -336,7 +338,7 @@ export class Sequencer {
   }
 
   private handOne(): boolean {
-    for (const question of this.questions) {
+    for (const question of this.questions.values()) {
       const look = question.look()
       if (look === "Unknown") {
         return false
@@ -373,7 +375,7 @@ export class Sequencer {
         return false
       }
       this.waits.delete(recorded.address)
-      this.unbegun.delete(wait)
+      this.unbegun.delete(recorded.address)
       this.hand(record, recorded)
       this.cause(() => wait.answer(record))
       return true
@@ -421,9 +423,7 @@ export class Sequencer {
     if (this.around.onFrontier()) {
       return false
     }
-    const unbegun = [...this.unbegun]
-    this.unbegun.clear()
-    for (const wait of unbegun) {
+    for (const wait of this.unbegun.takeAll()) {
       wait.begin()
     }
     if (this.waits.size === 0) {
@@ -435,10 +435,7 @@ export class Sequencer {
   }
 
   private get firstUnbegun(): Operation | null {
-    for (const wait of this.unbegun) {
-      return wait.operation
-    }
-    return null
+    return this.unbegun.values()[0]?.operation ?? null
   }
 
   private agree(operation: Operation) {

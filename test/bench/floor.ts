@@ -7,7 +7,7 @@ import Database from "better-sqlite3"
 import { Effect, Layer, type Scope } from "effect"
 import { SqliteStepStore } from "perdure"
 import { temporaryFile } from "../support/stores.js"
-import { collect, type Size, type Sync } from "./workload.js"
+import { type Size, type Sync } from "./workload.js"
 
 type Values = ReadonlyArray<unknown>
 
@@ -74,7 +74,6 @@ export const fresh = (synchronous: Sync): Effect.Effect<Database.Database, never
     database.exec("UPDATE perdure_schema SET version = version")
     database.pragma(`synchronous = ${synchronous}`)
     assert.equal(database.pragma("synchronous", { simple: true }), synchronous === "FULL" ? 2 : 1)
-    yield* collect
     return database
   })
 

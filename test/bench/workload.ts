@@ -82,7 +82,7 @@ export const shared: Open = ({ filename, synchronous }) =>
 setFlagsFromString("--expose-gc")
 const gc = runInNewContext("gc") as () => void
 
-/** Frees what nobody needs: the garbage of one round is not what the next one costs. */
+/** Frees what nobody needs. Not between rounds: a forced collection throws away compiled code as well, and doubles what comes next. */
 export const collect = Effect.sync(gc)
 
 /** Milliseconds until the effect has ended. */
@@ -112,7 +112,6 @@ export const engineRound = <A, E, B>(options: {
 }): Effect.Effect<B> =>
   Effect.scoped(Effect.gen(function*() {
     const filename = yield* temporaryFile
-    yield* collect
     const live = options.live.pipe(
       Layer.provideMerge(Engine.layer),
       Layer.provide(options.open({ filename, synchronous: options.synchronous }))

@@ -55,7 +55,7 @@ export const latency: Workload = {
   size: { runs: 200, steps: 1 },
   takes: ["runs"],
   rounds: 5,
-  warmUps: 1,
+  warmUps: 10,
   measures: [
     {
       key: "p50",

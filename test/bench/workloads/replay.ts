@@ -10,7 +10,7 @@ import Database from "better-sqlite3"
 import { Deferred, Effect, Exit, Layer, Schema } from "effect"
 import { Engine, Signal, Step, Workflow } from "perdure"
 import { temporaryFile } from "../../support/stores.js"
-import { collect, reserved, type Size, type Sync, timedSync, type Workload } from "../workload.js"
+import { reserved, type Size, type Sync, timedSync, type Workload } from "../workload.js"
 
 const Replayed = Workflow.make({ name: "replayed", payload: { steps: Schema.Int } })
 
@@ -60,7 +60,7 @@ export const replay: Workload = {
   size: { runs: 1, steps: 5_000 },
   takes: ["steps"],
   rounds: 5,
-  warmUps: 1,
+  warmUps: 4,
   measures: [{
     key: "perStep",
     label: "",
@@ -75,7 +75,6 @@ export const replay: Workload = {
       Effect.scoped(Effect.gen(function*() {
         const store = yield* Layer.build(reserved({ filename, synchronous }))
         const end = yield* passing
-        yield* collect
         const start = performance.now()
         yield* Effect.provide(Layer.build(live), store)
         const millis = (yield* end) - start
@@ -86,19 +85,16 @@ export const replay: Workload = {
       Effect.acquireUseRelease(
         Effect.sync(() => new Database(filename)),
         (database) =>
-          Effect.zipRight(
-            collect,
-            Effect.sync(() => {
-              const id = database.prepare("SELECT workflow_id FROM workflows").pluck().get()
-              const select = database.prepare(history)
-              let rows: ReadonlyArray<unknown> = []
-              const millis = timedSync(() => {
-                rows = select.all(id)
-              })
-              assert.equal(rows.length, size.steps)
-              return { perStep: millis * 1_000 / size.steps }
+          Effect.sync(() => {
+            const id = database.prepare("SELECT workflow_id FROM workflows").pluck().get()
+            const select = database.prepare(history)
+            let rows: ReadonlyArray<unknown> = []
+            const millis = timedSync(() => {
+              rows = select.all(id)
             })
-          ),
+            assert.equal(rows.length, size.steps)
+            return { perStep: millis * 1_000 / size.steps }
+          }),
         (database) => Effect.sync(() => database.close())
       )),
   growth: { grows: "steps", from: { runs: 1, steps: 1_000 }, millis: (sample) => sample.millis! }

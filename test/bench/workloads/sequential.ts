@@ -41,7 +41,7 @@ const workload = (name: string, open: Open, isInformation: boolean): Workload =>
   size: { runs: 1, steps: 1_000 },
   takes: ["steps"],
   rounds: 5,
-  warmUps: 1,
+  warmUps: 8,
   measures: [{
     key: "perStep",
     label: "",
