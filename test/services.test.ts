@@ -1,4 +1,4 @@
-import { describe, expect } from "@effect/vitest"
+import { describe, expect, it } from "@effect/vitest"
 import {
   Clock,
   Console,
@@ -12,6 +12,8 @@ import {
   Logger,
   Option,
   Random,
+  RuntimeFlags,
+  RuntimeFlagsPatch,
   Schedule,
   Schema,
   TestClock,
@@ -19,6 +21,7 @@ import {
 } from "effect"
 import { Branch, Step, StepStore, Workflow } from "perdure"
 import { bodyLogger } from "../src/internal/bodyOutput.js"
+import { bodySupervisor } from "../src/internal/bodySupervisor.js"
 import {
   attemptsOf,
   gate,
@@ -579,5 +582,17 @@ describe.each(stores)("What a run says (%s)", (_, store) => {
         yield* Effect.withTracerEnabled(Job.execute(undefined, { workflowId: "untraced" }), false)
         expect(yield* traceOf("untraced")).toMatchObject({ sampled: false })
       }).pipe(inEngine({ workflows: [live] }))
+    }))
+})
+
+describe("The supervisor of a run", () => {
+  it.effect("lets whatever has it outside a run die as it does without", () =>
+    Effect.gen(function*() {
+      const dying = Effect.exit(Effect.die("a defect"))
+      const supervised = dying.pipe(
+        Effect.withRuntimeFlagsPatch(RuntimeFlagsPatch.enable(RuntimeFlags.OpSupervision)),
+        Effect.supervised(bodySupervisor)
+      )
+      expect(yield* supervised).toEqual(yield* dying)
     }))
 })

@@ -648,14 +648,12 @@ export class ActiveRun {
           return
         }
         this.body = end
-        end.addObserver((exit) => {
-          if (!this.left) {
-            this.finish({
-              _tag: "BodyEnded",
-              end: Exit.isSuccess(exit) ? exit.value : { _tag: "Broken", reason: this.bodyDied(exit.cause) }
-            })
-          }
-        })
+        end.addObserver((exit) =>
+          this.finish({
+            _tag: "BodyEnded",
+            end: Exit.isSuccess(exit) ? exit.value : { _tag: "Broken", reason: this.bodyDied(exit.cause) }
+          })
+        )
       })
     })
   }

@@ -9,7 +9,7 @@ import * as Effect from "effect/Effect"
 import type * as Either from "effect/Either"
 import type { StoreError } from "../Errors.js"
 import type { RunRow, StepRow } from "../StepStore.js"
-import { nextTurn } from "./scheduler.js"
+import { turn } from "./scheduler.js"
 
 /** Children looked at in one read: each row may hold as much as a value may. */
 const lookedAtOnce = 100
@@ -94,8 +94,6 @@ export class Awaited {
     )
   })
 }
-
-const turn = Effect.async<void>((resume) => nextTurn(() => resume(Effect.void)))
 
 /** Those of one life of a run. */
 export class AwaitedChildren {

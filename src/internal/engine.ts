@@ -29,6 +29,7 @@ import { endOf, pageSize, pendingPatch, readAll, readHistory } from "./residency
 import { reopenable } from "./resume.js"
 import { freshIdentity, identityOf, quietly, Roster } from "./roster.js"
 import type { Engine, Registration, RunEnd, StartRequest } from "./run.js"
+import { turn } from "./scheduler.js"
 import { makeScript } from "./script.js"
 import { wholeMillis } from "./wholeMillis.js"
 
@@ -149,7 +150,15 @@ export const make = (settings: Settings): Effect.Effect<Engine["Type"], StoreErr
         roster.watchers.notify(change.runs)
         roster.tell(change.mail)
         awaited.changed(change.runs)
-        return roster.knows(change.runs) ? Effect.void : quietly(roster.claimAll([]))
+        const strangers = roster.strangers(change.runs)
+        roster.heard()
+        // A run that was created here moves in within this turn, and looks until then as if nobody drove it.
+        return strangers.length === 0 ?
+          Effect.void :
+          Effect.flatMap(
+            turn,
+            () => roster.strangers(strangers).length === 0 ? Effect.void : quietly(roster.claimAll([]))
+          )
       }),
       Effect.provideService(Housekeeping, settings.housekeeping),
       Effect.provideService(RecordsToo, false),

@@ -10,7 +10,7 @@ import type * as Scope from "effect/Scope"
 import { type StoreError, StoreUnavailable } from "../Errors.js"
 import type { CommitAnswer, RunPatch, RunUpdate, StepRow, StepStore } from "../StepStore.js"
 import type { FaultPointsShape } from "./faultPoints.js"
-import { nextTurn } from "./scheduler.js"
+import { nextTurn, turn } from "./scheduler.js"
 
 /** A batch holds at most this many rows. */
 const maxRows = 1_000
@@ -394,8 +394,6 @@ const tellAll = (
   parts.slice(from, to).forEach((part, i) => tell(part, resultOf(from + i)))
   return to < parts.length ? Effect.flatMap(turn, () => tellAll(parts, resultOf, to)) : Effect.void
 }
-
-const turn = Effect.async<void>((resume) => nextTurn(() => resume(Effect.void)))
 
 const tell = (part: Part, result: Exit.Exit<CommitAnswer, StoreError>) => {
   for (const entry of part.entries) {

@@ -21,7 +21,7 @@ import * as Supervisor from "effect/Supervisor"
 import type { StepStore } from "../StepStore.js"
 import type { Attendant } from "./attendant.js"
 import type { AnyFiber } from "./place.js"
-import { nextTurn } from "./scheduler.js"
+import { turn } from "./scheduler.js"
 import type { Sequencer } from "./sequencer.js"
 
 /** Turns of the event loop in which nothing has gone on. The longest way from one thing that is seen to the next takes two. */
@@ -29,8 +29,6 @@ const quietTurns = 4
 
 /** After so many turns whoever works waits for something outside the process: to look less often costs nothing then. */
 const eagerTurns = 200
-
-const turn = Effect.async<void>((resume) => nextTurn(() => resume(Effect.void)))
 
 /** The clock of the machine, for work that takes its own time. */
 const machine = Clock.make()

@@ -28,18 +28,20 @@ export const placed = <A, E, R>(called: string, on: {
 }): Effect.Effect<A, E, R> =>
   Effect.withFiberRuntime((fiber, status) => {
     const place = placeOf(fiber)
-    if (place._tag === "Branch") {
-      return place.run.closed ? place.afterwards : on.inBranch(place, fiber, status)
-    }
-    return elsewhere({ called, inStep: on.inStep }, place)
+    return isOpen(place) ? on.inBranch(place, fiber, status) : elsewhere({ called, inStep: on.inStep }, place)
   })
 
-/** What an operation is outside any branch. */
+/** Whether operations can be asked for there. */
+const isOpen = (place: Place): place is Branch => place._tag === "Branch" && !place.run.closed
+
+/** What an operation is where it cannot be asked for. */
 const elsewhere = <A, E, R>(
   spec: Pick<OperationSpec<A, E, R>, "called" | "inStep">,
-  place: Exclude<Place, Branch>
+  place: Place
 ): Effect.Effect<A, E, R> => {
   switch (place._tag) {
+    case "Branch":
+      return place.afterwards
     case "Step":
       return place.ended
         ? place.run.refuse(place.run.misplaced(
@@ -114,13 +116,10 @@ export const admitted = <A, E, R>(
 ): Effect.Effect<A, E, R> =>
   Effect.withFiberRuntime((fiber, status) => {
     const place = placeOf(fiber)
-    if (place._tag !== "Branch") {
+    if (!isOpen(place)) {
       return elsewhere(spec, place)
     }
     const { run } = place
-    if (run.closed) {
-      return place.afterwards
-    }
     const client = run.household.sharedClient
     return client === null
       ? refusal(spec, run, fiber) ?? go(place, fiber, status)

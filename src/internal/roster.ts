@@ -15,7 +15,7 @@ import { emptyUpdate, engineClosed } from "./journal.js"
 import type { Pulse } from "./pulse.js"
 import { asReason, pendingPatch, Residency, stoppedPatch } from "./residency.js"
 import type { Registration, RunEnd, StartRequest } from "./run.js"
-import { nextTurn } from "./scheduler.js"
+import { turn } from "./scheduler.js"
 import { Watchers } from "./watchers.js"
 import { wholeMillis } from "./wholeMillis.js"
 
@@ -97,7 +97,7 @@ export class Roster {
   /** How many claims are under way that may bring any run. */
   private claiming = 0
   /** Runs that have ended here for good since the last change was heard of. */
-  private readonly over = new Set<string>()
+  private over = new Set<string>()
   /** Runs that could not be created for all one knows: if they were, they are this worker's, and nobody drives them. */
   private readonly doubtful = new Set<string>()
   private claimInDoubt = false
@@ -291,13 +291,18 @@ export class Roster {
   }
 
   /**
-   * Whether a change of these runs, which was just heard of, made none of them claimable: each lives here and is not about to leave, or
-   * has ended here for good. What has ended before a change is in that change or in an earlier one.
+   * Those of a change's runs that it may have made claimable: all but those that live here and are not about to leave, and those that
+   * have ended here for good.
    */
-  knows(workflowIds: ReadonlyArray<string>): boolean {
-    const known = workflowIds.every((workflowId) => this.over.has(workflowId) || this.lives(workflowId))
-    this.over.clear()
-    return known
+  strangers(workflowIds: ReadonlyArray<string>): ReadonlyArray<string> {
+    return workflowIds.filter((workflowId) => !this.over.has(workflowId) && !this.lives(workflowId))
+  }
+
+  /** A change has been heard of. What has ended before is in it or was in an earlier one. */
+  heard(): void {
+    if (this.over.size > 0) {
+      this.over = new Set()
+    }
   }
 
   private lives(workflowId: string): boolean {
@@ -559,8 +564,6 @@ export class Roster {
     return wholeMillis(this.options.clock)
   }
 }
-
-const turn = Effect.async<void>((resume) => nextTurn(() => resume(Effect.void)))
 
 /** As `Effect.ensuring`, for an effect that is not interrupted; a third of the cost. */
 const finallySync = <A, E, R>(self: Effect.Effect<A, E, R>, then: () => void): Effect.Effect<A, E, R> =>

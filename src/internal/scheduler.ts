@@ -3,12 +3,16 @@
  *
  * A turn of the event loop is the smallest unit of waiting here: it is not time, so no clock is asked.
  */
+import * as Effect from "effect/Effect"
 import * as Scheduler from "effect/Scheduler"
 
 /** Calls back in the next turn of the event loop, after the promises that are settled by now. */
 export const nextTurn = (callback: () => void): void => {
   setImmediate(callback)
 }
+
+/** Waits for the next turn of the event loop. */
+export const turn: Effect.Effect<void> = Effect.async((resume) => nextTurn(() => resume(Effect.void)))
 
 /** Rounds of tasks run before other work of the process gets its turn. */
 const roundsInATurn = 64

@@ -7,7 +7,7 @@ import Database from "better-sqlite3"
 import { Effect, Layer, type Scope } from "effect"
 import { SqliteStepStore } from "perdure"
 import { temporaryFile } from "../support/stores.js"
-import { type Size, type Sync } from "./workload.js"
+import type { Size, Sync } from "./workload.js"
 
 type Values = ReadonlyArray<unknown>
 
