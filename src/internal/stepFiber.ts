@@ -136,7 +136,9 @@ export const runStep = ({ attempt, begun, isRecorded, place, program, row, scope
       runtimeFlags: flagsOf(begun)
     }),
     run.household.attendant.step(program),
-    { scheduler: defaultScheduler, immediate: false, updateRefs: putAt(place, refsOf(fiber)) }
+    // At once: a step that never waits needs no turn of a scheduler, and Effect's makes a queue for each fiber. But one that follows
+    // upon the end of another would run within it.
+    { scheduler: defaultScheduler, immediate: turns === null, updateRefs: putAt(place, refsOf(fiber)) }
   )
   run.began(running)
 
