@@ -152,15 +152,15 @@ export class ActiveRun {
   private readonly resting: Resting
   readonly children: AwaitedChildren
   /** The rows that answer no replay, by address: what is under way, and attempts before. */
-  readonly unfinished = new Map<string, StepRow>()
+  readonly unfinished = new Few<string, StepRow>()
   /** The attempts before this life of the run that ended without an outcome, by address and in their order. */
-  private readonly attempts = new Map<string, Array<AttemptRow>>()
+  private readonly attempts = new Few<string, Array<AttemptRow>>()
   /** The attempts under way, by step key. */
   private readonly underWay = new Few<string, Attempt>()
   private readonly emptyUpdate: RunUpdate
   private readonly steps = new Few<Fiber.RuntimeFiber<unknown, unknown>, Fiber.RuntimeFiber<unknown, unknown>>()
   /** The fibers of the body that are known: those of its branches, and those whose operation was refused. */
-  private readonly bound = new Set<Fiber.RuntimeFiber<unknown, unknown>>()
+  private readonly bound = new Few<Fiber.RuntimeFiber<unknown, unknown>, Fiber.RuntimeFiber<unknown, unknown>>()
   private evicted = false
   private dropping: Deferred.Deferred<boolean> | null = null
   private nextPosition = 0
@@ -238,7 +238,7 @@ export class ActiveRun {
   // -- history
 
   /** Waits that had begun in an earlier life, and that the body has not come to again. */
-  private readonly ahead = new Set<string>()
+  private readonly ahead = new Few<string, StepRow>()
 
   /** The body goes where it has been before: outcomes are recorded ahead, or a wait that had begun. */
   get replaying(): boolean {
@@ -261,7 +261,7 @@ export class ActiveRun {
       const address = addressOf(row.stepKey)
       this.unfinished.set(address, row)
       if (isWait(row)) {
-        this.ahead.add(address)
+        this.ahead.set(address, row)
       }
     }
     for (const row of known.attempts) {
@@ -286,7 +286,7 @@ export class ActiveRun {
   }
 
   /** What `patched` has answered in this life, by id; `null` while the marker is being recorded. */
-  readonly patches = new Map<string, boolean | null>()
+  readonly patches = new Few<string, boolean | null>()
 
   // -- writing
 
@@ -473,7 +473,7 @@ export class ActiveRun {
 
   // -- timers
 
-  private readonly timers = new Set<() => void>()
+  private readonly timers = new Few<() => void, () => void>()
 
   /**
    * Calls back when the engine's clock shows a time, or is past it.
@@ -486,7 +486,7 @@ export class ActiveRun {
       this.timers.delete(cancel)
       stop()
     }
-    this.timers.add(cancel)
+    this.timers.set(cancel, cancel)
     stop = callAt(this.household.after, () => this.now(), due, () => {
       this.timers.delete(cancel)
       callback()
@@ -548,8 +548,8 @@ export class ActiveRun {
   private bind(fiber: Fiber.RuntimeFiber<unknown, unknown>) {
     if (this.evicted) {
       fiber.unsafeInterruptAsFork(FiberId.none)
-    } else if (!this.bound.has(fiber)) {
-      this.bound.add(fiber)
+    } else if (this.bound.get(fiber) === undefined) {
+      this.bound.set(fiber, fiber)
       fiber.addObserver(() => this.bound.delete(fiber))
     }
   }
@@ -564,7 +564,7 @@ export class ActiveRun {
     this.left = true
     this.lost = ending._tag === "Released" || ending._tag === "Fenced" || ending._tag === "Crashed"
     this.sequencer.close()
-    for (const cancel of this.timers) {
+    for (const cancel of this.timers.takeAll()) {
       cancel()
     }
     this.resting.close()
@@ -705,7 +705,7 @@ export class ActiveRun {
       }
       this.sequencer.cause(() => {
         // A branch in an uninterruptible region is not reached through the fiber around it.
-        for (const fiber of [...fibers, ...this.bound]) {
+        for (const fiber of [...fibers, ...this.bound.values()]) {
           fiber.unsafeInterruptAsFork(FiberId.none)
         }
         this.sequencer.releaseAll()

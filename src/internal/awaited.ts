@@ -9,6 +9,7 @@ import * as Effect from "effect/Effect"
 import type * as Either from "effect/Either"
 import type { StoreError } from "../Errors.js"
 import type { RunRow, StepRow } from "../StepStore.js"
+import { Few } from "./few.js"
 import { turn } from "./scheduler.js"
 
 /** Children looked at in one read: each row may hold as much as a value may. */
@@ -104,7 +105,7 @@ export class AwaitedChildren {
   readonly doomed = new Map<string, StepRow>()
   /** The version of the inbox up to which the end of each child that is waited for has been noticed. */
   private seen: number
-  private readonly waits = new Set<Look>()
+  private readonly waits = new Few<Look, Look>()
   private closed = false
   /** Each is looked at, so that what was sent until the inbox had the version `wanted` is noticed. */
   private looking = false
@@ -136,7 +137,7 @@ export class AwaitedChildren {
       childId,
       told: (ended) => {
         // It was asked for before the waiting stopped.
-        if (this.waits.has(look)) {
+        if (this.waits.get(look) !== undefined) {
           if (ended === null) {
             on.unended()
           } else {
@@ -148,7 +149,7 @@ export class AwaitedChildren {
       failed: this.failed
     }
     if (!this.closed) {
-      this.waits.add(look)
+      this.waits.set(look, look)
       this.awaited.add(look)
       this.awaited.ask([look])
     }
@@ -177,7 +178,7 @@ export class AwaitedChildren {
 
   private lookAtAll() {
     const version = this.wanted
-    const waits = [...this.waits]
+    const waits = this.waits.values()
     let left = waits.length
     const told = () => {
       if (--left === 0) {
@@ -209,9 +210,8 @@ export class AwaitedChildren {
   /** The run leaves memory. */
   close(): void {
     this.closed = true
-    for (const wait of this.waits) {
+    for (const wait of this.waits.takeAll()) {
       this.awaited.remove(wait)
     }
-    this.waits.clear()
   }
 }

@@ -1,6 +1,8 @@
 /** The durable operation: what takes a sequence in a branch, and is answered from the record where there is one. */
+import * as Cause from "effect/Cause"
 import type * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
 import type * as FiberStatus from "effect/FiberStatus"
 import type { Operation } from "../Errors.js"
 import type { StepRow } from "../StepStore.js"
@@ -173,10 +175,23 @@ const request = <A, E, R>(
   const askedAfter = run.sequencer.handedPosition
   // Both ways, live and in replay, suspend exactly once here and once when cut: a fiber yields to others after so many
   // operations, and the count begins anew with each suspension, so that it yields at the same places.
-  return Effect.async<A, E, R>((resume) => {
-    const wait = new Waiting(spec, { branch, address, sequence, askedAfter, fiber, status }, operation, resume)
-    run.sequencer.ask(wait)
-    return Effect.suspend(() => run.closed ? run.parked : wait.cut)
+  return Effect.uninterruptibleMask((restore) => {
+    let wait: Waiting<A, E, R> | null = null
+    const answered = Effect.async<A, E, R>((resume) => {
+      wait = new Waiting(spec, { branch, address, sequence, askedAfter, fiber, status }, operation, resume)
+      run.sequencer.ask(wait)
+    })
+    // What a canceler of `async` would come to, in half the operations.
+    return Effect.matchCauseEffect(restore(answered), {
+      onFailure: (cause) => {
+        const failed = Effect.failCause(cause)
+        if (wait === null || !Cause.isInterruptedOnly(cause)) {
+          return failed
+        }
+        return Effect.zipRight(run.closed ? run.parked : wait.cut, failed)
+      },
+      onSuccess: Exit.succeed
+    })
   })
 }
 

@@ -2,6 +2,7 @@
 import * as Option from "effect/Option"
 import type { After } from "./alarm.js"
 import type { AwaitedChildren } from "./awaited.js"
+import { Few } from "./few.js"
 import type { Mailbox } from "./mailbox.js"
 import { nextTurn } from "./scheduler.js"
 import type { Sequencer } from "./sequencer.js"
@@ -35,7 +36,7 @@ const soon: After = (_, callback) => {
 
 export class Resting {
   /** What the body waits for and nothing in this process is needed for, by address, with the time at which it is due. */
-  private readonly waits = new Map<string, number | null>()
+  private readonly waits = new Few<string, number | null>()
   private stopTimer: (() => void) | null = null
 
   private readonly run: Rester
