@@ -582,11 +582,7 @@ describe.each(stores)("Step (%s)", (_, store) => {
       Effect.gen(function*() {
         const seen = yield* Workflow.run(
           "wf",
-          Branch.all([
-            Effect.map(Step.Current, (current) => ({ ...current, idempotencyKey: current.idempotencyKey })).pipe(
-              Step.durable("s")
-            )
-          ])
+          Branch.all([Effect.map(Step.Current, (current) => ({ ...current })).pipe(Step.durable("s"))])
         )
         expect(seen).toEqual([{
           workflowId: "wf",

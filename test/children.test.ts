@@ -824,7 +824,7 @@ for (const [store, layer] of stores) {
           )
           expect(sum).toBe(String(size * (size - 1) / 2))
           expect(count.creating).toBeLessThanOrEqual(4)
-          expect(count.rows).toBeLessThanOrEqual(4 * size)
+          expect(count.rows).toBeLessThanOrEqual(3 * size)
           expect(count.reads).toBeLessThanOrEqual(size / 10)
           expect(count.commits).toBeLessThanOrEqual(size / 10)
         }), 60_000)

@@ -7,6 +7,7 @@
 import type * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
 import type * as Either from "effect/Either"
+import * as Iterable from "effect/Iterable"
 import type { StoreError } from "../Errors.js"
 import type { RunRow, StepRow } from "../StepStore.js"
 import { Few } from "./few.js"
@@ -33,7 +34,8 @@ type Read = (
 /** Those of all runs of a process. */
 export class Awaited {
   private readonly byChild = new Map<string, ReadonlyArray<Look>>()
-  private queue: Array<Look> = []
+  /** Asked for, and not read yet: who is asked for again meanwhile is read once, and the answer has what was news then. */
+  private readonly queue = new Set<Look>()
   private reading = false
 
   private readonly read: Read
@@ -67,16 +69,17 @@ export class Awaited {
   /** Looks at the children in the next turn of the event loop, together with what others ask until then. */
   ask(looks: Iterable<Look>): void {
     for (const look of looks) {
-      this.queue.push(look)
+      this.queue.add(look)
     }
-    if (this.queue.length > 0 && !this.reading) {
+    if (this.queue.size > 0 && !this.reading) {
       this.reading = true
       this.fork(Effect.zipRight(turn, this.readAll))
     }
   }
 
   private readonly readAll: Effect.Effect<void> = Effect.suspend(() => {
-    const looks = this.queue.splice(0, lookedAtOnce)
+    const looks = Array.from(Iterable.take(this.queue, lookedAtOnce))
+    looks.forEach((look) => this.queue.delete(look))
     if (looks.length === 0) {
       this.reading = false
       return Effect.void

@@ -24,13 +24,17 @@ import type { StepInfo } from "./run.js"
 import { CurrentStep } from "./run.js"
 import { TooLarge } from "./values.js"
 
-/** What a step can know of itself. The key for others costs a hash, which most steps do not ask for. */
+/**
+ * What a step can know of itself. The key for others costs a hash, which most steps do not ask for; it is a property of its own all the
+ * same, so that a copy has it. One descriptor for all, because V8 makes a hidden class for each getter of an object literal.
+ */
 class Info implements StepInfo {
   readonly workflowId: string
   readonly stepId: string
   readonly stepKey: string
   readonly attempt: number
   readonly epoch: number
+  declare readonly idempotencyKey: string
   readonly #begun: Begun
 
   constructor(begun: Begun, stepId: string, attempt: number) {
@@ -41,11 +45,15 @@ class Info implements StepInfo {
     this.attempt = attempt
     this.epoch = run.identity.epoch
     this.#begun = begun
+    Object.defineProperty(this, "idempotencyKey", Info.#key)
   }
 
-  get idempotencyKey(): string {
-    const { address, branch: { run } } = this.#begun
-    return run.idempotencyKeyOf(address)
+  static readonly #key: PropertyDescriptor & ThisType<Info> = {
+    enumerable: true,
+    get() {
+      const { address, branch: { run } } = this.#begun
+      return run.idempotencyKeyOf(address)
+    }
   }
 }
 
