@@ -73,6 +73,7 @@ export const fresh = (synchronous: Sync): Effect.Effect<Database.Database, never
     // The driver's build of SQLite lowers the setting with the first write, unless it was made before.
     database.exec("UPDATE perdure_schema SET version = version")
     database.pragma(`synchronous = ${synchronous}`)
+    database.pragma("wal_autocheckpoint = 4000")
     assert.equal(database.pragma("synchronous", { simple: true }), synchronous === "FULL" ? 2 : 1)
     return database
   })

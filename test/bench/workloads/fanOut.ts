@@ -43,7 +43,7 @@ export const fanOut: Workload = {
   size: { runs: 1, steps: 1_000 },
   takes: ["steps"],
   rounds: 5,
-  warmUps: 8,
+  warmUps: 20,
   measures: [{
     key: "rows",
     label: "",

@@ -100,7 +100,7 @@ const workload = (name: string, open: Open, isInformation: boolean): Workload =>
   size: { runs: 1_000, steps: 10 },
   takes: ["runs", "steps"],
   rounds: 5,
-  warmUps: 4,
+  warmUps: 6,
   measures: [
     {
       key: "rows",

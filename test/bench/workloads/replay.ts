@@ -60,7 +60,7 @@ export const replay: Workload = {
   size: { runs: 1, steps: 5_000 },
   takes: ["steps"],
   rounds: 5,
-  warmUps: 4,
+  warmUps: 12,
   measures: [{
     key: "perStep",
     label: "",

@@ -41,7 +41,7 @@ const workload = (name: string, open: Open, isInformation: boolean): Workload =>
   size: { runs: 1, steps: 1_000 },
   takes: ["steps"],
   rounds: 5,
-  warmUps: 8,
+  warmUps: 12,
   measures: [{
     key: "perStep",
     label: "",
