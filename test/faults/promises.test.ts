@@ -1,4 +1,4 @@
-/** Those of the ten promises in which processes are involved, with processes that are killed and suspended. */
+/** Those of the ten promises in which processes are involved, with processes that are killed; the third is the row `zombie`. */
 import { existsSync, readFileSync } from "node:fs"
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Option, Schedule, type Scope } from "effect"
@@ -61,19 +61,6 @@ const row = (workflowId: string) =>
 const historyOf = (workflowId: string) =>
   Effect.flatMap(StepStore.StepStore, (store) => store.history(workflowId, 0, { after: null, limit: 100 }))
 
-const observer = { id: "observer", host: "here", pid: process.pid, startedAt: 0 }
-
-/** Suspends a process, while it does not hold the lock for writing: nobody could go on without that. */
-const hang = (process: Program) =>
-  Effect.flatMap(StepStore.StepStore, (store) =>
-    Effect.suspend(() => {
-      process.child.kill("SIGSTOP")
-      return Effect.timeout(store.beat(observer), "1 second")
-    }).pipe(
-      Effect.tapError(() => Effect.sync(() => process.child.kill("SIGCONT"))),
-      Effect.retry({ times: 10, schedule: Schedule.spaced("30 millis") })
-    ))
-
 describe("1. Recorded once", () => {
   it.live("what is recorded when the process is killed does not run again in the next, which returns it", () =>
     processes(({ join, ledger }) =>
@@ -125,30 +112,6 @@ describe("2. Nothing acknowledged is lost", () => {
           assert.strictEqual(`${n} ${JSON.parse(outcome!)}`, end)
         }
         assert.lengthOf(told, 4)
-      })
-    ))
-})
-
-describe("3. One writer a run", () => {
-  it.live("a process that was suspended, lost its runs and goes on writes nothing to them", () =>
-    processes(({ join, ledger }) =>
-      Effect.gen(function*() {
-        const options = { slowPoll: "1 hour", heartbeat: "50 millis", missedBeats: 6 }
-        const a = yield* join("sound", options)
-        yield* ask(a, "start steps 0 1 2 3")
-        yield* hang(a)
-        const before = yield* ledger
-        const b = yield* join("sound", options)
-        const ends = yield* ask(b, "await steps 0 1 2 3", 4)
-        const histories = yield* Effect.forEach([0, 1, 2, 3], (n) => historyOf(`steps/${n}`))
-        a.child.kill("SIGCONT")
-        // It lives, and takes what is new.
-        yield* ask(a, "start steps 4")
-        assert.lengthOf(yield* ask(a, "await steps 4"), 1)
-        assert.deepStrictEqual(yield* ask(a, "await steps 0 1 2 3", 4), ends)
-        assert.deepStrictEqual(yield* Effect.forEach([0, 1, 2, 3], (n) => historyOf(`steps/${n}`)), histories)
-        assert.isTrue(histories.flat().some(({ epoch }) => epoch > 1))
-        assert.isAtLeast(before.length, 1)
       })
     ))
 })
