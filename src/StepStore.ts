@@ -18,9 +18,9 @@ import * as Stream from "effect/Stream"
 import type { StoreError } from "./Errors.js"
 import { StopReason, StoreCorrupt } from "./Errors.js"
 import { describe } from "./internal/describe.js"
-import { digest } from "./internal/digest.js"
 import { Housekeeping } from "./internal/housekeeping.js"
 import { RecordsToo } from "./internal/interest.js"
+import { attemptDigest, outcomeDigest, payloadDigest, signalDigest, stepDigest } from "./internal/seals.js"
 import { withoutTransaction } from "./internal/transaction.js"
 import { identity, PayloadCodec, type PayloadCodecError, type PayloadCodecShape } from "./PayloadCodec.js"
 
@@ -319,9 +319,11 @@ export interface RunPatch {
  * @category models
  */
 export interface NextGeneration {
-  /** The name and the fingerprint of the run, which stay. */
+  /** What stays as it was when the run was created: its digest is made anew, and covers that too. */
   readonly name: string
   readonly fingerprint: string
+  readonly deadlineAt: number | null
+  readonly parent: string | null
   readonly payload: string | null
   readonly begunAt: number
 }
@@ -927,39 +929,6 @@ const isStepStatus = Schema.is(StepStatus)
 const encodeStopReason = Schema.encodeSync(Schema.parseJson(StopReason))
 const decodeStopReason = Schema.decodeUnknownOption(Schema.parseJson(StopReason))
 
-const payloadDigest = (
-  run: { readonly name: string; readonly fingerprint: string },
-  codec: string | null,
-  stored: string | null
-) => digest([run.name, run.fingerprint, codec, stored])
-
-const ended = new Set(["COMPLETED", "FAILED", "CANCELLED"])
-
-/** The outcome of a run has a digest once there is one; the status, which says how to read it, is part of that digest. */
-const outcomeDigest = (status: string, codec: string | null, stored: string | null) =>
-  ended.has(status) ? digest([status, codec, stored]) : null
-
-/** Covers everything a replay reads of a step. */
-const stepDigest = (step: Omit<StepRowEncoded, "digest">) =>
-  digest([
-    step.stepKey,
-    step.stepId,
-    step.kind,
-    step.status,
-    step.position,
-    step.askedAfter,
-    step.fingerprint,
-    step.codec,
-    step.errorTag,
-    step.output,
-    step.error
-  ])
-
-const signalDigest = (row: Omit<SignalEncoded, "digest">) => digest([row.signalId, row.name, row.codec, row.value])
-
-const attemptDigest = (row: Omit<AttemptRowEncoded, "digest">) =>
-  digest([row.stepKey, row.attempt, row.endedAt, row.dueAt, row.codec, row.errorTag, row.error])
-
 /**
  * Lifts a store in plain data into the typed service: here payloads pass through the {@link PayloadCodec}, digests are made
  * and verified, and the application's own transaction, if one surrounds the call, is kept out.
@@ -1028,7 +997,12 @@ const lift = (encoded: Encoded, codec: PayloadCodecShape): StepStore["Type"] => 
   //
   // Field by field: where a spread adds fields, V8 takes ten times the memory and up to 3 µs for each object.
 
-  const sealStep = (step: StepRow, output: string | null, error: string | null): StepRowEncoded => {
+  const sealStep = (
+    owner: RunGeneration,
+    step: StepRow,
+    output: string | null,
+    error: string | null
+  ): StepRowEncoded => {
     const row: { -readonly [Field in keyof StepRowEncoded]: StepRowEncoded[Field] } = {
       stepKey: step.stepKey,
       stepId: step.stepId,
@@ -1050,12 +1024,12 @@ const lift = (encoded: Encoded, codec: PayloadCodecShape): StepStore["Type"] => 
       error
     }
     if (step.final) {
-      row.digest = stepDigest(row)
+      row.digest = stepDigest(owner, row)
     }
     return row
   }
 
-  const sealInsert = (insert: RunInsert, payload: string | null): RunInsertEncoded => {
+  const sealInsert = (owner: RunGeneration, insert: RunInsert, payload: string | null): RunInsertEncoded => {
     const payloadCodec = nameFor(payload)
     return {
       name: insert.name,
@@ -1068,14 +1042,19 @@ const lift = (encoded: Encoded, codec: PayloadCodecShape): StepStore["Type"] => 
       fingerprint: insert.fingerprint,
       payload,
       payloadCodec,
-      payloadDigest: payloadDigest(insert, payloadCodec, payload),
+      payloadDigest: payloadDigest(owner, { ...insert, begunAt: insert.createdAt }, payloadCodec, payload),
       createdAt: insert.createdAt
     }
   }
 
-  const sealNext = (next: NextGeneration, payload: string | null): NextGenerationEncoded => {
+  const sealNext = (
+    { generation, workflowId }: RunGeneration,
+    next: NextGeneration,
+    payload: string | null
+  ): NextGenerationEncoded => {
     const payloadCodec = nameFor(payload)
-    return { ...next, payload, payloadCodec, payloadDigest: payloadDigest(next, payloadCodec, payload) }
+    const owner = { workflowId, generation: generation + 1 }
+    return { ...next, payload, payloadCodec, payloadDigest: payloadDigest(owner, next, payloadCodec, payload) }
   }
 
   const sealPatch = (patch: RunPatch, outcome: string | null): RunPatchEncoded => {
@@ -1093,9 +1072,9 @@ const lift = (encoded: Encoded, codec: PayloadCodecShape): StepStore["Type"] => 
     }
   }
 
-  const sealSignal = (signal: Signal, value: string | null): SignalEncoded => {
+  const sealSignal = (workflowId: string, signal: Signal, value: string | null): SignalEncoded => {
     const coded = { ...signal, value, codec: nameFor(value) }
-    return { ...coded, digest: signalDigest(coded) }
+    return { ...coded, digest: signalDigest(workflowId, coded) }
   }
 
   interface Sealed {
@@ -1122,8 +1101,8 @@ const lift = (encoded: Encoded, codec: PayloadCodecShape): StepStore["Type"] => 
       takes: update.takes,
       gives: update.gives,
       tells: update.tells,
-      insert: update.insert === null ? null : sealInsert(update.insert, payload),
-      next: update.next === null ? null : sealNext(update.next, next),
+      insert: update.insert === null ? null : sealInsert(update, update.insert, payload),
+      next: update.next === null ? null : sealNext(update, update.next, next),
       patch: update.patch === null ? null : sealPatch(update.patch, outcome),
       steps,
       attempts,
@@ -1132,9 +1111,9 @@ const lift = (encoded: Encoded, codec: PayloadCodecShape): StepStore["Type"] => 
     }
   }
 
-  const attempt = (row: AttemptRow, error: string | null): AttemptRowEncoded => {
+  const attempt = (owner: RunGeneration, row: AttemptRow, error: string | null): AttemptRowEncoded => {
     const coded = { ...row, error, codec: nameFor(error) }
-    return { ...coded, digest: attemptDigest(coded) }
+    return { ...coded, digest: attemptDigest(owner, coded) }
   }
 
   // The identity codec is the common one, and this is the hot path: no Effect for each update there.
@@ -1143,12 +1122,12 @@ const lift = (encoded: Encoded, codec: PayloadCodecShape): StepStore["Type"] => 
       payload: update.insert?.payload ?? null,
       outcome: update.patch?.outcome ?? null,
       next: update.next?.payload ?? null,
-      steps: update.steps.map((step) => sealStep(step, step.output, step.error)),
-      attempts: update.attempts.map((row) => attempt(row, row.error)),
-      signals: update.signals.map((signal) => sealSignal(signal, signal.value)),
+      steps: update.steps.map((step) => sealStep(update, step, step.output, step.error)),
+      attempts: update.attempts.map((row) => attempt(update, row, row.error)),
+      signals: update.signals.map((signal) => sealSignal(update.workflowId, signal, signal.value)),
       children: update.children.map(({ insert, workflowId }) => ({
         workflowId,
-        insert: sealInsert(insert, insert.payload)
+        insert: sealInsert({ workflowId, generation: 0 }, insert, insert.payload)
       }))
     })
 
@@ -1164,21 +1143,24 @@ const lift = (encoded: Encoded, codec: PayloadCodecShape): StepStore["Type"] => 
           Effect.zipWith(
             seal(id, step.output),
             seal(id, step.error),
-            (output, error) => sealStep(step, output, error)
+            (output, error) => sealStep(update, step, output, error)
           )
       ),
       attempts: yield* Effect.forEach(
         update.attempts,
-        (row) => Effect.map(seal(id, row.error), (error) => attempt(row, error))
+        (row) => Effect.map(seal(id, row.error), (error) => attempt(update, row, error))
       ),
       signals: yield* Effect.forEach(
         update.signals,
-        (signal) => Effect.map(seal(id, signal.value), (value) => sealSignal(signal, value))
+        (signal) => Effect.map(seal(id, signal.value), (value) => sealSignal(id, signal, value))
       ),
       children: yield* Effect.forEach(
         update.children,
         ({ insert, workflowId }) =>
-          Effect.map(seal(id, insert.payload), (payload) => ({ workflowId, insert: sealInsert(insert, payload) }))
+          Effect.map(seal(id, insert.payload), (payload) => ({
+            workflowId,
+            insert: sealInsert({ workflowId, generation: 0 }, insert, payload)
+          }))
       )
     })
   })
@@ -1200,7 +1182,7 @@ const lift = (encoded: Encoded, codec: PayloadCodecShape): StepStore["Type"] => 
     if (!isRunStatus(status)) {
       return Either.left(damaged(workflowId, `its status is ${JSON.stringify(status)}`))
     }
-    if (row.payloadDigest !== payloadDigest(row, payloadCodec, row.payload)) {
+    if (row.payloadDigest !== payloadDigest(row, row, payloadCodec, row.payload)) {
       return Either.left(damaged(workflowId, "its payload does not match its digest"))
     }
     if (row.outcomeDigest !== outcomeDigest(status, outcomeCodec, row.outcome)) {
@@ -1271,12 +1253,17 @@ const lift = (encoded: Encoded, codec: PayloadCodecShape): StepStore["Type"] => 
   const wrongStatus = (workflowId: string, row: StepSummaryEncoded) =>
     damaged(workflowId, `the status of ${row.stepKey} is ${JSON.stringify(row.status)}`)
 
-  const openStep = (workflowId: string, row: StepRowEncoded): Opened<StepRow> => {
+  const openStep = (owner: RunGeneration, row: StepRowEncoded): Opened<StepRow> => {
+    const { workflowId } = owner
     const { codec, error, output, status } = row
     if (!isStepStatus(status)) {
       return Either.left(wrongStatus(workflowId, row))
     }
-    if (row.final === 1 && row.digest !== stepDigest(row)) {
+    // What is not final has no digest; or, if it was final and was opened again, no position.
+    const isDamaged = row.final === 1
+      ? row.digest !== stepDigest(owner, row)
+      : row.digest !== null && row.position !== null
+    if (isDamaged) {
       return Either.left(damaged(workflowId, `${row.stepKey} does not match its digest`))
     }
     const opened = (output: string | null, error: string | null): StepRow => ({
@@ -1302,8 +1289,9 @@ const lift = (encoded: Encoded, codec: PayloadCodecShape): StepStore["Type"] => 
       : Effect.zipWith(open(workflowId, output, codec), open(workflowId, error, codec), opened)
   }
 
-  const openAttempt = (workflowId: string, row: AttemptRowEncoded): Opened<AttemptRow> => {
-    if (row.digest !== attemptDigest(row)) {
+  const openAttempt = (owner: RunGeneration, row: AttemptRowEncoded): Opened<AttemptRow> => {
+    const { workflowId } = owner
+    if (row.digest !== attemptDigest(owner, row)) {
       return Either.left(
         damaged(workflowId, `attempt ${row.attempt} of ${row.stepKey} does not match its digest`)
       )
@@ -1322,15 +1310,15 @@ const lift = (encoded: Encoded, codec: PayloadCodecShape): StepStore["Type"] => 
       : Effect.map(open(workflowId, row.error, row.codec), opened)
   }
 
-  const openRecords = ({ attempts, history, unfinished, workflowId }: RecordsEncoded) =>
+  const openRecords = (records: RecordsEncoded) =>
     Effect.all({
-      history: openEach(history, (row) => openStep(workflowId, row)),
-      unfinished: openEach(unfinished, (row) => openStep(workflowId, row)),
-      attempts: openEach(attempts, (row) => openAttempt(workflowId, row))
+      history: openEach(records.history, (row) => openStep(records, row)),
+      unfinished: openEach(records.unfinished, (row) => openStep(records, row)),
+      attempts: openEach(records.attempts, (row) => openAttempt(records, row))
     })
 
   const openSignal = (workflowId: string, row: SignalEncoded): Opened<Signal> => {
-    if (row.digest !== signalDigest(row)) {
+    if (row.digest !== signalDigest(workflowId, row)) {
       return Either.left(
         damaged(workflowId, `the signal ${JSON.stringify(row.signalId)} does not match its digest`)
       )
@@ -1362,12 +1350,12 @@ const lift = (encoded: Encoded, codec: PayloadCodecShape): StepStore["Type"] => 
     isHeld: client.isHeld,
     insert: (run, row) =>
       seal(run.workflowId, row.payload).pipe(
-        Effect.flatMap((payload) => client.insert(run, sealInsert(row, payload))),
+        Effect.flatMap((payload) => client.insert(run, sealInsert(run, row, payload))),
         Effect.flatMap(openAnswer)
       ),
     send: (workflowId, signal) =>
       seal(workflowId, signal.value).pipe(
-        Effect.flatMap((value) => client.send(workflowId, sealSignal(signal, value))),
+        Effect.flatMap((value) => client.send(workflowId, sealSignal(workflowId, signal, value))),
         Effect.flatMap(openAnswer)
       ),
     is: client.is,
@@ -1382,21 +1370,21 @@ const lift = (encoded: Encoded, codec: PayloadCodecShape): StepStore["Type"] => 
 
   /** The digest covers the position, so the row is made when that is known. */
   const sealLast = (
-    { workflowId }: RunIdentity,
+    run: RunIdentity,
     row: StepRow,
     position: () => number | null,
     committed: (row: StepRow) => void
   ) =>
     Effect.zipWith(
-      seal(workflowId, row.output),
-      seal(workflowId, row.error),
+      seal(run.workflowId, row.output),
+      seal(run.workflowId, row.error),
       (output, error) => (): Committing | null => {
         const at = position()
         if (at === null) {
           return null
         }
         const last: StepRow = { ...row, position: at, final: true }
-        return { row: sealStep(last, output, error), committed: () => committed(last) }
+        return { row: sealStep(run, last, output, error), committed: () => committed(last) }
       }
     )
 
@@ -1440,14 +1428,23 @@ const lift = (encoded: Encoded, codec: PayloadCodecShape): StepStore["Type"] => 
     token: (token) => withoutTransaction(Effect.map(encoded.token(token), Option.fromNullable)),
     nextWake: (names) => withoutTransaction(Effect.map(encoded.nextWake(names), Option.fromNullable)),
     history: (workflowId, generation, page) =>
-      openAll(encoded.history(workflowId, generation, page), (row) => openStep(workflowId, row)),
+      openAll(
+        encoded.history(workflowId, generation, page),
+        (row) => openStep({ workflowId, generation }, row)
+      ),
     unfinished: (workflowId, generation) =>
-      openAll(encoded.unfinished(workflowId, generation), (row) => openStep(workflowId, row)),
+      openAll(
+        encoded.unfinished(workflowId, generation),
+        (row) => openStep({ workflowId, generation }, row)
+      ),
     steps: (workflowId, generation, page) =>
       openAll(encoded.steps(workflowId, generation, page), (row) => openStepSummary(workflowId, row)),
     runs: (page) => openAll(encoded.runs(page), openRunSummary),
     attempts: (workflowId, generation) =>
-      openAll(encoded.attempts(workflowId, generation), (row) => openAttempt(workflowId, row)),
+      openAll(
+        encoded.attempts(workflowId, generation),
+        (row) => openAttempt({ workflowId, generation }, row)
+      ),
     records: (runs, limit) =>
       openAll(
         encoded.records(runs, limit),

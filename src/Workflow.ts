@@ -40,7 +40,7 @@ import { freshId, nameProblem, workflowIdProblem } from "./internal/names.js"
 import { outsideBody } from "./internal/operation.js"
 import { patchDone as donePatching, patched as isPatched } from "./internal/patch.js"
 import type { CurrentStep, OutcomeSchemas, RunEnd, StartRequest } from "./internal/run.js"
-import { cancelReason, Engine, Run as CurrentRun } from "./internal/run.js"
+import { cancelReason, Engine, Run as CurrentRun, stopReason } from "./internal/run.js"
 import { sleepUntil as durableSleep } from "./internal/sleep.js"
 import { inSpan } from "./internal/trace.js"
 import { decode, TooLarge } from "./internal/values.js"
@@ -672,10 +672,7 @@ const stateOf = (row: RunRow, schemas: OutcomeSchemas): Effect.Effect<RunState<u
     case "FAILED":
       return decoded(schemas.error, (error) => ({ _tag: "FAILED", error }))
     case "STOPPED":
-      return Effect.succeed({
-        _tag: "STOPPED",
-        reason: row.stopReason ?? undecodable(row.workflowId)("no reason is recorded")
-      })
+      return Effect.succeed({ _tag: "STOPPED", reason: stopReason(row) })
     case "CANCELLED":
       return Effect.succeed({ _tag: "CANCELLED", reason: cancelReason(row) })
     default:

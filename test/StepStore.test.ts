@@ -195,6 +195,8 @@ const commands = FastCheck.tuple(
     next: rare(FastCheck.record({
       name: FastCheck.constantFrom(...owners),
       fingerprint: hostile,
+      deadlineAt: FastCheck.option(small),
+      parent: FastCheck.option(id),
       payload: text,
       begunAt: small
     })),
@@ -369,7 +371,14 @@ const written = Effect.gen(function*() {
   yield* store.commit([update("empty", { epoch: null, signals: [signal(null)] })])
   yield* store.commit([
     update("parent", {
-      next: { name: "work", fingerprint: "fingerprint", payload: "\"next\"", begunAt: 5 },
+      next: {
+        name: "work",
+        fingerprint: "fingerprint",
+        deadlineAt: null,
+        parent: null,
+        payload: "\"next\"",
+        begunAt: 5
+      },
       children: [{ workflowId: "~child", insert: newRun("~child", { payload: "\"child\"" }).insert! }]
     }),
     update("run", {
@@ -479,13 +488,29 @@ describe("payload codecs", () => {
 
 describe("damage", () => {
   const damages: ReadonlyArray<
-    readonly [name: string, statement: string, read: "run" | "history" | "attempts" | "steps" | "runs" | "mail"]
+    readonly [
+      name: string,
+      statement: string,
+      read: "run" | "history" | "next history" | "unfinished" | "attempts" | "steps" | "runs" | "mail"
+    ]
   > = [
     ["a payload", "UPDATE workflows SET payload = '{}' WHERE workflow_id = 'run'", "run"],
     ["an outcome", "UPDATE workflows SET outcome = '{}' WHERE workflow_id = 'run'", "run"],
     ["the name of a workflow", "UPDATE workflows SET name = 'other' WHERE workflow_id = 'run'", "run"],
     ["the end of a run", "UPDATE workflows SET status = 'RUNNING' WHERE workflow_id = 'run'", "run"],
     ["a stop reason", "UPDATE workflows SET stop_reason = '{}' WHERE workflow_id = 'run'", "run"],
+    ["the generation of a run", "UPDATE workflows SET generation = 1 WHERE workflow_id = 'run'", "run"],
+    ["the beginning of a run", "UPDATE workflows SET begun_at = 7 WHERE workflow_id = 'run'", "run"],
+    ["the deadline of a run", "UPDATE workflows SET deadline_at = 7 WHERE workflow_id = 'run'", "run"],
+    ["the parent of a run", "UPDATE workflows SET parent = 'empty' WHERE workflow_id = 'run'", "run"],
+    [
+      "the id of a run",
+      "DELETE FROM workflows WHERE workflow_id = 'run'; UPDATE workflows SET workflow_id = 'run' WHERE workflow_id = '~child'",
+      "run"
+    ],
+    ["when a step was recorded", "UPDATE steps SET updated_at = 7 WHERE step_key = 'run:0'", "history"],
+    ["whether a step is final", "UPDATE steps SET final = 0 WHERE step_key = 'run:0'", "unfinished"],
+    ["the generation of a step", "UPDATE steps SET generation = 1", "next history"],
     ["an output", "UPDATE steps SET output = '1' WHERE step_key = 'run:0'", "history"],
     ["an error", "UPDATE steps SET error = '1' WHERE step_key = 'run:1'", "history"],
     ["a position", "UPDATE steps SET position = 7 WHERE step_key = 'run:0'", "history"],
@@ -527,6 +552,8 @@ describe("damage", () => {
           const reads: Record<typeof what, Effect.Effect<unknown, Errors.StoreError>> = {
             run: store.run("run"),
             history: store.history("run", 0, everything),
+            "next history": store.history("run", 1, everything),
+            unfinished: store.unfinished("run", 0),
             attempts: store.attempts("run", 0),
             steps: store.steps("run", 0, everything),
             runs: store.runs(everything),

@@ -602,6 +602,7 @@ describe.each(stores)("Workflow (%s)", (_, store) => {
           _tag: "STOPPED",
           reason: { _tag: "RecordUndecodable", detail: "no reason is recorded" }
         })
+        expect(yield* stopped(Job.await("wf"))).toMatchObject({ detail: "no reason is recorded" })
       }).pipe(inEngine()))
 
     test("a run of another workflow is not found", () =>

@@ -183,7 +183,7 @@ const cuts = (node: Trial) =>
 const plant = (from: Store, to: Store) =>
   Effect.gen(function*() {
     const row = Option.getOrThrow(yield* from.run(workflowId))
-    const { fingerprint, generation, name } = row
+    const { deadlineAt, fingerprint, generation, name, parent } = row
     const accepted = (change: StepStore.RunUpdate) =>
       Effect.map(to.commit([change]), (answers) => assert.deepStrictEqual(answers, [{ _tag: "Accepted" }]))
     const { createdAt } = row
@@ -191,7 +191,7 @@ const plant = (from: Store, to: Store) =>
     for (let next = 1; next <= generation; next++) {
       yield* accepted(update(workflowId, {
         generation: next - 1,
-        next: { name, fingerprint, payload: `{"generation":${next}}`, begunAt: row.begunAt }
+        next: { name, fingerprint, deadlineAt, parent, payload: `{"generation":${next}}`, begunAt: row.begunAt }
       }))
     }
     yield* accepted(update(workflowId, {

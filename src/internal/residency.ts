@@ -30,7 +30,7 @@ import { begin } from "./body.js"
 import { cancelDoomed } from "./children.js"
 import { isTransient } from "./journal.js"
 import type { RunEnd } from "./run.js"
-import { cancelReason } from "./run.js"
+import { cancelReason, stopReason } from "./run.js"
 
 type Store = StepStore["Type"]
 
@@ -75,7 +75,7 @@ export const endOf = (row: RunRow): Option.Option<RunEnd> => {
     case "CANCELLED":
       return Option.some({ status: "CANCELLED", reason: cancelReason(row) })
     case "STOPPED":
-      return Option.map(Option.fromNullable(row.stopReason), (reason) => ({ status: "STOPPED", reason }))
+      return Option.some({ status: "STOPPED", reason: stopReason(row) })
     default:
       return Option.none()
   }
@@ -398,10 +398,10 @@ export class Residency {
     payload: string | null,
     program: Program
   ): Effect.Effect<Option.Option<RunEnd>, Failure> {
-    const { fingerprint, generation, name } = this.identity
+    const { deadlineAt, fingerprint, generation, name, parent } = this.identity
     const begunAt = run.now()
     const update = run.update({
-      next: { name, fingerprint, payload, begunAt },
+      next: { name, fingerprint, deadlineAt, parent, payload, begunAt },
       steps: [...run.children.doomed.values()]
     })
     const goOn = Effect.suspend(() => {

@@ -13,6 +13,7 @@ import type {
   WorkflowIdInvalid,
   WorkflowNotFound
 } from "../Errors.js"
+import { RecordUndecodable } from "../Errors.js"
 import type { CommitAnswer, RunRow, Signal, TokenOwner } from "../StepStore.js"
 import type { Attendant } from "./attendant.js"
 
@@ -78,6 +79,11 @@ export type CancelReason = "cancelled" | "deadline"
 /** Why a CANCELLED run was cancelled. */
 export const cancelReason = (row: { readonly outcome: string | null }): CancelReason =>
   row.outcome === JSON.stringify("deadline" satisfies CancelReason) ? "deadline" : "cancelled"
+
+/** Why a STOPPED run is stopped. */
+export const stopReason = (row: { readonly workflowId: string; readonly stopReason: StopReason | null }): StopReason =>
+  row.stopReason ??
+    new RecordUndecodable({ workflowId: row.workflowId, record: "stop_reason", detail: "no reason is recorded" })
 
 /** How a run has ended, or that it cannot go on. */
 export type RunEnd =

@@ -295,7 +295,7 @@ export const mail: Cases = {
       takes: [{ signalId: "a", stepKey: `${id}:0` }],
       children: [{ workflowId: `~${id}/child`, insert: insert() }],
       tells: [`${id}/told`],
-      next: { name: "conformance", fingerprint: "fingerprint", payload: "2", begunAt: 5 }
+      next: { name: "conformance", fingerprint: "fingerprint", deadlineAt: null, parent: null, payload: "2", begunAt: 5 }
     }
     yield* equal("of another epoch", yield* commit(update(id, 9, whole)), fenced)
     yield* equal("of another inbox", yield* change(id, { ...whole, inbox: 0 }), missed)
@@ -314,7 +314,14 @@ export const mail: Cases = {
     const id = "conformance-mail/next"
     yield* create(id)
     yield* send(id, signal("a"))
-    const next = { name: "conformance", fingerprint: "fingerprint", payload: "{\"b\":2}", begunAt: 5_000 }
+    const next = {
+      name: "conformance",
+      fingerprint: "fingerprint",
+      deadlineAt: null,
+      parent: null,
+      payload: "{\"b\":2}",
+      begunAt: 5_000
+    }
     yield* equal("the answer", yield* change(id, { next, steps: [completed(`${id}:0`, 0)] }), accepted)
     const run = yield* rowOf(id)
     yield* equal("the run", [run.generation, run.begunAt, run.payload, run.createdAt], [1, 5_000, "{\"b\":2}", 1_000])
