@@ -12,6 +12,7 @@ import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Either from "effect/Either"
 import * as Option from "effect/Option"
+import * as Predicate from "effect/Predicate"
 import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
@@ -929,6 +930,24 @@ const isStepStatus = Schema.is(StepStatus)
 const encodeStopReason = Schema.encodeSync(Schema.parseJson(StopReason))
 const decodeStopReason = Schema.decodeUnknownOption(Schema.parseJson(StopReason))
 
+const isOptional = (is: (value: unknown) => boolean) => (value: unknown) => value === null || is(value)
+
+const isOptionalNumber = isOptional(Number.isSafeInteger)
+const isOptionalText = isOptional(Predicate.isString)
+
+// A damaged database may hold another type than its columns have, and reads it without a complaint.
+
+const isWellTypedStep = (row: StepRowEncoded): boolean =>
+  [row.stepKey, row.stepId, row.kind].every(Predicate.isString) &&
+  [row.fingerprint, row.codec, row.errorTag, row.output, row.error].every(isOptionalText) &&
+  [row.attempt, row.startedAt].every(Number.isSafeInteger)
+
+const isWellTypedRun = (row: RunRowEncoded): boolean =>
+  [row.generation, row.epoch, row.inbox, row.createdAt, row.begunAt, row.updatedAt].every(Number.isSafeInteger) &&
+  [row.wakeAt, row.endedAt, row.deadlineAt, row.cancelAt].every(isOptionalNumber) &&
+  [row.version, row.owner, row.parent, row.trace, row.stopReason, row.payloadCodec, row.outcomeCodec]
+    .every(isOptionalText)
+
 /**
  * Lifts a store in plain data into the typed service: here payloads pass through the {@link PayloadCodec}, digests are made
  * and verified, and the application's own transaction, if one surrounds the call, is kept out.
@@ -1182,6 +1201,9 @@ const lift = (encoded: Encoded, codec: PayloadCodecShape): StepStore["Type"] => 
     if (!isRunStatus(status)) {
       return Either.left(damaged(workflowId, `its status is ${JSON.stringify(status)}`))
     }
+    if (!isWellTypedRun(row)) {
+      return Either.left(damaged(workflowId, "a column holds what no such column can"))
+    }
     if (row.payloadDigest !== payloadDigest(row, row, payloadCodec, row.payload)) {
       return Either.left(damaged(workflowId, "its payload does not match its digest"))
     }
@@ -1262,7 +1284,7 @@ const lift = (encoded: Encoded, codec: PayloadCodecShape): StepStore["Type"] => 
     // What is not final has no digest; or, if it was final and was opened again, no position.
     const isDamaged = row.final === 1
       ? row.digest !== stepDigest(owner, row)
-      : row.digest !== null && row.position !== null
+      : !isWellTypedStep(row) || (row.digest !== null && row.position !== null)
     if (isDamaged) {
       return Either.left(damaged(workflowId, `${row.stepKey} does not match its digest`))
     }

@@ -340,6 +340,28 @@ describe("failures", () => {
       expect(yield* store.commit([newRun("run"), newRun("other")])).toHaveLength(2)
     }))
 
+  /** Makes the database refuse every change of these runs, as it does where their rows are damaged. */
+  const refuseChanges = (bare: Sqlite.Database, workflowIds: ReadonlyArray<string>) =>
+    bare.exec(
+      `CREATE TRIGGER refused BEFORE UPDATE ON workflows WHEN old.workflow_id IN (${
+        workflowIds.map((id) => `'${id}'`).join(", ")
+      }) BEGIN SELECT RAISE(ABORT, 'damaged'); END`
+    )
+
+  it.scoped("runs whose rows the database refuses to change keep no other from being claimed", () =>
+    Effect.gen(function*() {
+      const filename = yield* temporaryFile
+      const store = yield* open(filename)
+      const bare = yield* openBare(filename)
+      const ids = ["a", "b", "c", "d", "e"]
+      yield* store.commit(ids.map((id, createdAt) => newRun(id, { createdAt })))
+      refuseChanges(bare, ["a", "b", "d"])
+      expect(idsOf(yield* store.claim({ ...claimAll, limit: 1 }))).toEqual(["c"])
+      expect(idsOf(yield* store.claim({ ...claimAll, limit: 1 }))).toEqual(["e"])
+      expect(yield* store.claim({ ...claimAll, limit: 1 })).toEqual([])
+      expect(yield* Effect.flip(store.claim({ ...claimAll, workflowId: "a" }))).toMatchObject({ _tag: "StoreRejected" })
+    }))
+
   it.scoped("a COMMIT that fails is undone, and the next transaction is not in its way", () =>
     Effect.gen(function*() {
       let isBroken = true

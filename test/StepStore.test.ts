@@ -508,6 +508,30 @@ describe("damage", () => {
       "DELETE FROM workflows WHERE workflow_id = 'run'; UPDATE workflows SET workflow_id = 'run' WHERE workflow_id = '~child'",
       "run"
     ],
+    [
+      "the type of a number of a run",
+      "ALTER TABLE workflows RENAME TO strict; CREATE TABLE workflows AS SELECT * FROM strict; " +
+      "UPDATE workflows SET ended_at = 0.5 WHERE workflow_id = 'run'",
+      "run"
+    ],
+    [
+      "the type of a text of a run",
+      "ALTER TABLE workflows RENAME TO strict; CREATE TABLE workflows AS SELECT * FROM strict; " +
+      "UPDATE workflows SET version = x'ff' WHERE workflow_id = 'run'",
+      "run"
+    ],
+    [
+      "the type of a number that every run has",
+      "ALTER TABLE workflows RENAME TO strict; CREATE TABLE workflows AS SELECT * FROM strict; " +
+      "UPDATE workflows SET inbox = NULL WHERE workflow_id = 'run'",
+      "run"
+    ],
+    [
+      "the type of a note on a step",
+      "ALTER TABLE steps RENAME TO strict; CREATE TABLE steps AS SELECT * FROM strict; " +
+      "UPDATE steps SET final = 0, position = NULL, fingerprint = x'ff' WHERE step_key = 'run:0'",
+      "unfinished"
+    ],
     ["when a step was recorded", "UPDATE steps SET updated_at = 7 WHERE step_key = 'run:0'", "history"],
     ["whether a step is final", "UPDATE steps SET final = 0 WHERE step_key = 'run:0'", "unfinished"],
     ["the generation of a step", "UPDATE steps SET generation = 1", "next history"],

@@ -391,7 +391,7 @@ export const make = (dialect: Dialect, prefix: string, namespace: string) => {
     history: `SELECT ${selection(stepFields)} FROM ${steps} WHERE namespace = ? AND workflow_id = ? ` +
       `AND generation = ? AND final = 1 AND position > ? ORDER BY position LIMIT ?`,
     unfinished: `SELECT ${selection(stepFields)} FROM ${steps} WHERE namespace = ? AND workflow_id = ? ` +
-      `AND generation = ? AND final = 0 ORDER BY step_key`,
+      `AND generation = ? AND final <> 1 ORDER BY step_key`,
     steps: `SELECT ${selection(stepSummaryFields)} FROM ${steps} WHERE namespace = ? AND workflow_id = ? ` +
       `AND generation = ? AND step_key > ? ORDER BY step_key LIMIT ?`,
     attempts: `SELECT ${selection(attemptFields)} FROM ${attempts} WHERE namespace = ? AND workflow_id = ? ` +

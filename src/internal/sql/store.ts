@@ -1,4 +1,5 @@
 /** The store over a SQL database: each method is one turn, and one transaction, on it. */
+import type { SqlError } from "@effect/sql/SqlError"
 import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
 import { type StoreError, StoreRejected } from "../../Errors.js"
@@ -6,6 +7,7 @@ import type * as StepStore from "../../StepStore.js"
 import { ChangeHub } from "../changeHub.js"
 import { invariant } from "../invariant.js"
 import { type Database, type Session, transaction, type Work } from "./database.js"
+import { toStoreError } from "./errors.js"
 import type { Liveness } from "./liveness.js"
 import { type Client, make as makeSharedClient } from "./sharedClient.js"
 import type { Many, Of, Statements, Value } from "./statements.js"
@@ -286,17 +288,45 @@ export const make = (options: {
 
   // -- claim
 
+  const claimable = (session: Session, options: StepStore.ClaimOptions) =>
+    session.all<{ readonly workflow_id: string }>(statements.claimable, statements.bindClaimable(options))
+
+  const claimTogether = (session: Session, options: StepStore.ClaimOptions) =>
+    session.all<StepStore.RunRowEncoded>(
+      statements.claim,
+      [options.worker, options.at, namespace, ...statements.bindClaimable(options)]
+    )
+
+  const isRejected = (failure: SqlError) => toStoreError(database.target, failure)._tag === "StoreRejected"
+
+  /** One after the other: a row that the database refuses to change, because it is damaged, is left where it is. */
+  const claimApart = Effect.fnUntraced(function*(session: Session, options: StepStore.ClaimOptions) {
+    for (let limit = options.limit;; limit *= 2) {
+      const some = yield* claimable(session, { ...options, limit })
+      const claimed: Array<StepStore.RunRowEncoded> = []
+      for (const { workflow_id: workflowId } of some) {
+        const one = claimTogether(session, { ...options, workflowId, limit: 1 })
+        claimed.push(...(yield* Effect.catchIf(one, isRejected, () => Effect.succeed([]))))
+        if (claimed.length === options.limit) {
+          break
+        }
+      }
+      if (claimed.length > 0 || some.length < limit) {
+        return claimed
+      }
+    }
+  })
+
   const claim = (options: StepStore.ClaimOptions) => {
-    const values = statements.bindClaimable(options)
     const work: Work<ReadonlyArray<StepStore.RunRowEncoded>> = Effect.fnUntraced(function*(session) {
       // A worker that finds nothing to do must not take the lock for writing: it asks often.
-      const some = yield* session.all(statements.claimable, values)
+      const some = yield* claimable(session, options)
+      const together = claimTogether(session, options)
       return some.length === 0
         ? []
-        : yield* session.all<StepStore.RunRowEncoded>(
-          statements.claim,
-          [options.worker, options.at, namespace, ...values]
-        )
+        : yield* options.workflowId === null
+          ? Effect.catchIf(together, isRejected, () => claimApart(session, options))
+          : together
     })
     return Effect.map(database.turn(work), (runs) => {
       hub.publish({ runs: runs.map((run) => run.workflowId), mail: [] })
