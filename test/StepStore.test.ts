@@ -589,6 +589,30 @@ describe("damage", () => {
       ))
   }
 
+  it.effect("the record of another run is StoreCorrupt for the run in whose place it stands", () =>
+    onClient(
+      Effect.gen(function*() {
+        const store = yield* StepStore.StepStore
+        const sql = yield* SqlClient.SqlClient
+        yield* written
+        yield* sql`DELETE FROM workflows WHERE workflow_id = 'parent'`
+        yield* sql`UPDATE workflows SET workflow_id = 'parent' WHERE workflow_id = 'run'`
+        yield* sql`UPDATE steps SET workflow_id = 'empty' WHERE workflow_id = 'run'`
+        yield* sql`UPDATE attempts SET workflow_id = 'empty' WHERE workflow_id = 'run'`
+        yield* sql`DELETE FROM signals WHERE workflow_id = 'empty'`
+        yield* sql`UPDATE signals SET workflow_id = 'empty' WHERE workflow_id = 'run'`
+        expect(yield* Effect.flip(store.run("parent"))).toMatchObject({ _tag: "StoreCorrupt", workflowId: "parent" })
+        const reads: ReadonlyArray<Effect.Effect<unknown, Errors.StoreError>> = [
+          store.history("empty", 0, everything),
+          store.attempts("empty", 0),
+          store.mail("empty", wanted)
+        ]
+        for (const read of reads) {
+          expect(yield* Effect.flip(read)).toMatchObject({ _tag: "StoreCorrupt", workflowId: "empty" })
+        }
+      }).pipe(Effect.provide(withStore(PayloadCodec.identity)))
+    ))
+
   it.effect("a note on a step that is not final is read as well as it can be", () =>
     onClient(
       Effect.gen(function*() {
