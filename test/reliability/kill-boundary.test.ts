@@ -230,7 +230,7 @@ row(
     // Nine hundred pairs, for each kind of boundary.
     night: 2_700
   },
-  3,
+  5,
   (count) =>
     Effect.gen(function*() {
       const program = yield* bundleForMany("faults/reference")

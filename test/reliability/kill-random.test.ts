@@ -26,7 +26,7 @@ interface Moment {
 /** Over one database; then its work is finished, and looked at. */
 const killsOfADatabase = 25
 
-/** What each run records; of a race, it may be that only the winner's first. */
+/** What each run records, besides what its race leaves of both sides. */
 const steps = [
   "0 first",
   "1.0 wide 1 a",
@@ -93,8 +93,7 @@ const check = (database: string) =>
         history.map((step) => step.position).sort((a, b) => Number(a) - Number(b)),
         history.map((step) => step.position)
       )
-      const keys = history
-        .map(({ stepId, stepKey }) => `${stepKey.slice(workflowId.length + 1)} ${stepId}`)
+      const keys = history.map(({ stepId, stepKey }) => `${stepKey.slice(workflowId.length + 1)} ${stepId}`)
       assert.includeMembers(keys, steps, workflowId)
       assert.includeMembers([...steps, ...raced], keys, workflowId)
       for (const step of history.filter(({ kind }) => kind === "step")) {
@@ -126,7 +125,7 @@ row(
     ci: 200,
     night: 10_000
   },
-  4,
+  6,
   (count) =>
     Effect.gen(function*() {
       const program = yield* bundleForMany("faults/work")

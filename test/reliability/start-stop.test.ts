@@ -141,7 +141,7 @@ row(
     ci: 500,
     night: 5_000
   },
-  4,
+  5,
   (count) =>
     Effect.gen(function*() {
       const program = yield* bundleForMany("faults/errands")
@@ -165,7 +165,7 @@ row(
                 hasty.add(name)
               }
               yield* (i === inAProcess ? stopThere(program, worker, trial) : stopHere(worker, trial)).pipe(
-                Effect.timeoutFail({ duration: "30 seconds", onTimeout: () => "it did not end at once" }),
+                Effect.timeoutFail({ duration: "60 seconds", onTimeout: () => "it did not end at once" }),
                 Effect.zipRight(left(database)),
                 Effect.catchAllCause((cause) =>
                   Effect.die(
