@@ -517,6 +517,7 @@ for (const [store, layer] of stores) {
             yield* turns(20)
             yield* client.run(send(1))
             yield* seconds(6)
+            yield* eventually(statusOf("wf"), (status) => status === "COMPLETED")
             expect(yield* end).toBe("1")
           }).pipe(inEngine({
             slowPoll: "5 seconds",

@@ -127,6 +127,28 @@ describe.each(stores)("Promises (%s)", (_, store) => {
         // The creation, each step, and the end.
         expect(commits).toBeGreaterThanOrEqual(6)
       }))
+
+    test("nothing goes on before what it rests on is written, however long that takes", () =>
+      withFaults((faults) =>
+        Effect.gen(function*() {
+          const { add, entries } = ledger()
+          faults.commit = (batch, call) =>
+            turns(20).pipe(
+              Effect.zipRight(call),
+              Effect.tap(() =>
+                Effect.forEach(batch, ({ insert, patch, steps }) =>
+                  Effect.all([
+                    insert === null ? Effect.void : add("created"),
+                    Effect.forEach(steps.filter((row) => row.final), (row) => add(`${row.stepId} is recorded`)),
+                    patch === null ? Effect.void : add(patch.status)
+                  ]))
+              )
+            )
+          const body = Effect.as(Effect.zipRight(stepOf("a", add), stepOf("b", add)), "done")
+          yield* run.pipe(Effect.flatMap(add), inEngine({ ...quiet, workflows: [Job.toLayer(() => body)] }))
+          expect(entries).toEqual(["created", "a", "a is recorded", "b", "b is recorded", "COMPLETED", "done"])
+        })
+      ))
   })
 
   describe("3. One writer a run", () => {

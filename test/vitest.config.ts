@@ -1,5 +1,6 @@
 import { fileURLToPath } from "node:url"
-import { defineConfig } from "vitest/config"
+import { defineConfig, type Plugin } from "vitest/config"
+import { seed as seedBug, seededBug } from "./reliability/bugs.js"
 
 const root = fileURLToPath(new URL("..", import.meta.url))
 
@@ -9,8 +10,19 @@ const core = "src/{Step,Branch,Workflow,Engine,*StepStore,internal/**/*}.ts"
 const seed = Number(process.env.FC_SEED ?? Date.now() % 2_147_483_647)
 const runs = process.env.FC_RUNS
 
+/** Puts a bug into the source as it is loaded, if the environment asks for one: `test/reliability/bugs.ts`. */
+const bugs: Plugin = {
+  name: "seeded-bugs",
+  enforce: "pre",
+  transform: (code, id) => {
+    const bug = seededBug()
+    return bug !== null && id.startsWith(`${root}src/`) ? seedBug(bug, id.slice(`${root}src/`.length), code) : null
+  }
+}
+
 export default defineConfig({
   root,
+  plugins: [bugs],
   resolve: {
     alias: [
       { find: /^perdure$/, replacement: `${root}src/index.ts` },

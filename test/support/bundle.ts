@@ -1,15 +1,31 @@
 /** Programs that run in processes of their own, bundled so that they start in a tenth of a second. */
 import { type ChildProcess, spawn } from "node:child_process"
 import { once } from "node:events"
+import { readFileSync } from "node:fs"
 import { writeFile } from "node:fs/promises"
+import { relative } from "node:path"
 import { createInterface } from "node:readline"
 import { fileURLToPath } from "node:url"
 import { Effect, type Scope } from "effect"
-import { build, type BuildOptions } from "esbuild"
+import { build, type BuildOptions, type Plugin } from "esbuild"
+import { seed, seededBug } from "../reliability/bugs.js"
 
 const root = fileURLToPath(new URL("../..", import.meta.url))
 
 const folder = `${root}node_modules/.cache/perdure/${process.pid}`
+
+/** Puts a bug into the source as it is bundled, if the environment asks for one. */
+const bugs = (): Array<Plugin> => {
+  const bug = seededBug()
+  return bug === null ? [] : [{
+    name: "seeded-bugs",
+    setup: ({ onLoad }) =>
+      onLoad({ filter: /\.ts$/ }, ({ path }) =>
+        path.startsWith(`${root}src/`)
+          ? { contents: seed(bug, relative(`${root}src`, path), readFileSync(path, "utf8")), loader: "ts" }
+          : undefined)
+  }]
+}
 
 const buildOptions = (fixture: string): BuildOptions => ({
   entryPoints: [`${root}test/fixtures/${fixture}.ts`],
@@ -18,6 +34,7 @@ const buildOptions = (fixture: string): BuildOptions => ({
   // Native, and found from where the bundle lies.
   external: ["better-sqlite3"],
   tsconfig: `${root}tsconfig.json`,
+  plugins: bugs(),
   logLevel: "error"
 })
 
