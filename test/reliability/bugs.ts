@@ -1,7 +1,7 @@
 /**
  * Ten bugs of the kind that this library must not have. They are put into its source as it is loaded, when the environment variable
  * `PERDURE_BUG` names one, by the test runner and by `test/support/bundle.ts`; so what is published knows nothing of them. The suite
- * must catch each: `test/reliability/seeded-bugs.test.ts` sees to that.
+ * must catch each: `test/reliability/bugs.test.ts` sees to that.
  */
 
 /** A text of a file of `src`, found in it exactly once, and what stands in its place. */
