@@ -2,7 +2,6 @@ import { SqliteClient } from "@effect/sql-sqlite-node"
 import { assert, describe, it } from "@effect/vitest"
 import { Clock, Effect, Fiber, Layer, Schema } from "effect"
 import { Engine, SqliteStepStore, Step, Workflow } from "perdure"
-import { bundle, launch } from "../support/bundle.js"
 import { temporaryFile } from "../support/stores.js"
 
 const Job = Workflow.make({
@@ -71,7 +70,7 @@ const fleetBesideAnApplication = Effect.gen(function*() {
   assert.isBelow(silence, 2_500)
 })
 
-describe("one file, several writers", () => {
+describe("one file, several writers in a process", () => {
   it.live("another client of the application writes to the same file during a fleet, and nothing freezes or fails", () =>
     Effect.scoped(Effect.flatMap(temporaryFile, (filename) =>
       fleetBesideAnApplication.pipe(
@@ -91,27 +90,4 @@ describe("one file, several writers", () => {
           Layer.provideMerge(SqliteClient.layer({ filename }))
         ))
       ))))
-
-  it.live(
-    "two processes write while a third holds the lock for 400 ms at a time: no error, and timers keep firing",
-    () =>
-      Effect.scoped(Effect.gen(function*() {
-        const database = yield* temporaryFile
-        const fleet = yield* bundle("faults/fleet")
-        const holder = yield* bundle("lockHolder")
-        const workers = yield* Effect.all([launch(fleet, [database, "a", "60"]), launch(fleet, [database, "b", "60"])])
-        yield* Effect.forEach(workers, (worker) => worker.line)
-        const locks = yield* launch(holder, [database, "400", "60"])
-        assert.strictEqual(yield* locks.line, "held")
-        for (const worker of workers) {
-          const report = JSON.parse(yield* worker.line)
-          assert.strictEqual(report.right, 60)
-          // Blocked, the process would tick once for each time that the lock is let go: less than a twentieth.
-          assert.isAbove(report.ticks, report.expected / 5)
-          assert.strictEqual(yield* worker.ended, 0)
-          yield* Effect.log(`done after ${report.elapsed} ms, ${report.ticks} of ${Math.round(report.expected)} ticks`)
-        }
-      })),
-    120_000
-  )
 })
