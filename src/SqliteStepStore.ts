@@ -41,7 +41,17 @@ import { sqlite } from "./internal/sql/dialect.js"
 import { toStoreError } from "./internal/sql/errors.js"
 import { besideFile, inMemory } from "./internal/sql/liveness.js"
 import { type Client, withoutWaiting } from "./internal/sql/sharedClient.js"
-import { ensure, explain, open, prepare, type Synchronous, useWal, validate, watch } from "./internal/sql/sqlite.js"
+import {
+  ensure,
+  explain,
+  keepLog,
+  open,
+  prepare,
+  type Synchronous,
+  useWal,
+  validate,
+  watch
+} from "./internal/sql/sqlite.js"
 import { make as makeStatements } from "./internal/sql/statements.js"
 import { make as makeStore } from "./internal/sql/store.js"
 import * as StepStore from "./StepStore.js"
@@ -170,6 +180,8 @@ const fromFile = (options: Options): Effect.Effect<StepStore.StepStore["Type"], 
       /^\s*[^\s\0][^\0]*$/.test(target),
       () => new StoreUnavailable({ target: JSON.stringify(target), detail: "it is no name for a file" })
     )
+    const complete = yield* validated(target, options)
+    yield* keepLog(target)
     const prepared = new Prepared()
     const connection = yield* Effect.mapError(open({ filename: target }), (failure) => toStoreError(target, failure))
     const session = new Session(connection, prepared)
@@ -179,8 +191,8 @@ const fromFile = (options: Options): Effect.Effect<StepStore.StepStore["Type"], 
       busy: options.busy,
       ...ownConnection(session)
     })
-    yield* useWal(database)
-    return yield* fromDatabase(database, options, null)
+    yield* useWal(database, complete.tablePrefix)
+    return yield* fromDatabase(database, complete, null)
   }).pipe(Effect.catchAll(explain(target)))
 }
 
@@ -191,6 +203,7 @@ const fromClient = Effect.fnUntraced(function*(options: ClientOptions) {
     sql.onDialectOrElse({ sqlite: () => true, orElse: () => false }),
     () => new StoreUnavailable({ target, detail: "the SqlClient is one of another database" })
   )
+  const complete = yield* validated(target, options)
   const prepared = new Prepared()
   const patient = patiently({ target, prepared, busy: options.busy })
   const client: Client = {
@@ -211,11 +224,12 @@ const fromClient = Effect.fnUntraced(function*(options: ClientOptions) {
     withConnection,
     change: (sql, values) => withConnection((session) => session.change(sql, values))
   })
-  return yield* fromDatabase(database, options, client)
+  return yield* fromDatabase(database, complete, client)
 })
 
-const fromDatabase = Effect.fnUntraced(function*(database: Database, options: ClientOptions, client: Client | null) {
-  const { busy, namespace, pollInterval, synchronous, tablePrefix } = {
+/** Options with the defaults in place of those that are not given. */
+const validated = (target: string, options: ClientOptions) => {
+  const complete = {
     namespace: "default",
     tablePrefix: "",
     synchronous: "FULL" as const,
@@ -223,7 +237,15 @@ const fromDatabase = Effect.fnUntraced(function*(database: Database, options: Cl
     busy: undefined,
     ...options
   }
-  yield* validate(database.target, tablePrefix, namespace)
+  return Effect.as(validate(target, complete.tablePrefix, complete.namespace), complete)
+}
+
+const fromDatabase = Effect.fnUntraced(function*(
+  database: Database,
+  options: Effect.Effect.Success<ReturnType<typeof validated>>,
+  client: Client | null
+) {
+  const { busy, namespace, pollInterval, synchronous, tablePrefix } = options
   const file = yield* prepare(database, { prefix: tablePrefix, synchronous })
   return yield* StepStore.make(makeStore({
     database,

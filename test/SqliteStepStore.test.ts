@@ -1,4 +1,4 @@
-import { existsSync, mkdirSync, readdirSync, rmSync } from "node:fs"
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs"
 import { basename, dirname } from "node:path"
 import { SqlClient } from "@effect/sql"
 import type { Connection } from "@effect/sql/SqlConnection"
@@ -164,6 +164,45 @@ describe("the schema", () => {
       yield* Effect.flatMap(open(filename, { tablePrefix: "perdure_" }), (store) => store.commit([newRun("run")]))
     }))
 
+  it.scoped("a file with tables of somebody else's names is refused before a byte of it changes", () =>
+    Effect.gen(function*() {
+      const filename = yield* temporaryFile
+      new Sqlite(filename).exec("CREATE TABLE t (a); CREATE INDEX Steps_History ON t (a)").close()
+      const before = readFileSync(filename)
+      const error = yield* Effect.flip(open(filename))
+      expect(error).toMatchObject({ _tag: "StoreUnavailable" })
+      expect(error.message).toContain(
+        "Steps_History already exists and is not Perdure's: give this store a tablePrefix"
+      )
+      expect(readFileSync(filename).equals(before)).toBe(true)
+    }))
+
+  for (const what of ["empty", "missing"]) {
+    it.scoped(`a database that is ${what} beside a log with runs in it is refused, and the log is left as it is`, () =>
+      Effect.gen(function*() {
+        const filename = yield* temporaryFile
+        const log = yield* Effect.scoped(Effect.gen(function*() {
+          const store = yield* open(filename)
+          yield* store.commit([newRun("run")])
+          return readFileSync(`${filename}-wal`)
+        }))
+        what === "empty" ? writeFileSync(filename, "") : rmSync(filename)
+        writeFileSync(`${filename}-wal`, log)
+        const error = yield* Effect.flip(open(filename))
+        expect(error).toMatchObject({ _tag: "StoreCorrupt", workflowId: null })
+        expect(error.message).toContain(`${filename}-wal`)
+        expect(readFileSync(`${filename}-wal`).equals(log)).toBe(true)
+      }))
+  }
+
+  it.scoped("a file that is empty is a new database: the death of a process that creates one leaves it so", () =>
+    Effect.gen(function*() {
+      const filename = yield* temporaryFile
+      writeFileSync(filename, "")
+      const store = yield* open(filename)
+      expect(yield* store.commit([newRun("run")])).toEqual([{ _tag: "Accepted" }])
+    }))
+
   it.scoped("histories and claims are read through their indexes", () =>
     Effect.gen(function*() {
       const filename = yield* temporaryFile
@@ -256,7 +295,7 @@ describe("what is asserted when the layer is built", () => {
         target: "net.db",
         turn: () => Effect.succeed([{ journal_mode: "delete" }]) as Effect.Effect<never>
       }
-      const error = yield* Effect.flip(useWal(database))
+      const error = yield* Effect.flip(useWal(database, ""))
       expect(error.message).toContain("SQLite stays at delete")
     }))
 

@@ -10,6 +10,10 @@ interface Facts {
 
 type Translation = readonly [symptom: RegExp, error: (facts: Facts) => StoreError]
 
+/** A name that we need belongs to somebody else. */
+export const isTaken = (target: string, detail: string): StoreError =>
+  new StoreUnavailable({ target, detail: `${detail} and is not Perdure's: give this store a tablePrefix` })
+
 /** The first that matches counts. `SQLITE_PROTOCOL` is what a race for the WAL's locks looks like. */
 const translations: ReadonlyArray<Translation> = [
   [/^SQLITE_(BUSY|LOCKED|PROTOCOL)/, (facts) => new StoreBusy(facts)],
@@ -17,11 +21,7 @@ const translations: ReadonlyArray<Translation> = [
   [/^SQLITE_(READONLY|PERM)/, (facts) => new StoreReadOnly(facts)],
   [/^SQLITE_(CORRUPT|NOTADB)/, (facts) => new StoreCorrupt({ ...facts, workflowId: null })],
   [/^SQLITE_(CONSTRAINT|TOOBIG|MISMATCH|RANGE)/, (facts) => new StoreRejected(facts)],
-  [
-    /already exists/,
-    ({ detail, target }) =>
-      new StoreUnavailable({ target, detail: `${detail} and is not Perdure's: give this store a tablePrefix` })
-  ],
+  [/already exists/, ({ detail, target }) => isTaken(target, detail)],
   // Whatever else SQLite reports, and a connection or a folder that is gone, concerns every run.
   [/^SQLITE_|connection is not open|directory does not exist/, (facts) => new StoreUnavailable(facts)],
   // The driver refuses what it cannot bind.

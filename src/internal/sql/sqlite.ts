@@ -1,5 +1,5 @@
 /** What only SQLite has: how a database is opened, made ready, and watched. Its hazards are met here. */
-import { accessSync, constants } from "node:fs"
+import { accessSync, constants, statSync } from "node:fs"
 import { dirname } from "node:path"
 import * as Reactivity from "@effect/experimental/Reactivity"
 import type { Connection } from "@effect/sql/SqlConnection"
@@ -8,11 +8,12 @@ import * as SqliteClient from "@effect/sql-sqlite-node/SqliteClient"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import type * as Scope from "effect/Scope"
-import { type StoreError, StoreReadOnly, StoreSchemaMismatch, StoreUnavailable } from "../../Errors.js"
+import { StoreCorrupt, type StoreError, StoreReadOnly, StoreSchemaMismatch, StoreUnavailable } from "../../Errors.js"
 import { Housekeeping } from "../housekeeping.js"
 import { nameProblem } from "../names.js"
-import { type Database, first, transaction, type Turns, type Work } from "./database.js"
+import { type Database, first, type Session, transaction, type Turns, type Work } from "./database.js"
 import { sqlite } from "./dialect.js"
+import { isTaken } from "./errors.js"
 import { migrations } from "./statements.js"
 
 export type Synchronous = "FULL" | "NORMAL" | "inherit"
@@ -61,18 +62,38 @@ export const validate = (target: string, prefix: string, namespace: string): Eff
  */
 const checkpointPages = 4_000
 
-/** Several connections may read while one writes; the change of mode itself needs the database alone. */
-export const useWal = Effect.fnUntraced(function*(database: Turns) {
+/** The database gets a log of its own name, with this behind it. */
+const logSuffix = "-wal"
+
+/**
+ * SQLite takes a database without a page for a new one, and removes the log beside it, with all that is in there: the database was
+ * moved away or cut, and its last transactions would follow it. None of ours has a log before it has a page.
+ */
+export const keepLog = (filename: string): Effect.Effect<void, StoreError> =>
+  Effect.flatMap(
+    Effect.all([sizeOf(filename), sizeOf(filename + logSuffix)]),
+    ([database, log]) =>
+      ensure(database > 0 || log === 0, () =>
+        new StoreCorrupt({
+          target: filename,
+          detail: `it is empty or gone, while its log ${filename}${logSuffix} is not`,
+          workflowId: null
+        }))
+  )
+
+/** Of a file that cannot be looked at, opening it says why. */
+const sizeOf = (path: string): Effect.Effect<number> =>
+  Effect.orElseSucceed(Effect.try(() => statSync(path).size), () => 0)
+
+/** Several connections may read while one writes; the change of mode itself needs the database alone, and changes the file. */
+export const useWal = Effect.fnUntraced(function*(database: Turns, prefix: string) {
   const { journal_mode: mode } = first(
-    yield* database.turn((session) =>
-      Effect.zipRight(
-        Effect.zipRight(
-          session.once("PRAGMA busy_timeout = 0"),
-          session.once(`PRAGMA wal_autocheckpoint = ${checkpointPages}`)
-        ),
-        session.once<{ readonly journal_mode: string }>("PRAGMA journal_mode = WAL")
-      )
-    )
+    yield* database.turn(Effect.fnUntraced(function*(session) {
+      yield* session.once("PRAGMA busy_timeout = 0")
+      yield* session.once(`PRAGMA wal_autocheckpoint = ${checkpointPages}`)
+      yield* leaveToOthers(database.target, session, prefix)
+      return yield* session.once<{ readonly journal_mode: string }>("PRAGMA journal_mode = WAL")
+    }))
   )
   yield* ensure(mode === "wal" || mode === "memory", () =>
     new StoreUnavailable({
@@ -80,6 +101,20 @@ export const useWal = Effect.fnUntraced(function*(database: Turns) {
       detail: `its file system does not allow the journal mode WAL, and SQLite stays at ${mode}`
     }))
 })
+
+/** Fails if the database has something of a name that we need, and is not ours. */
+const leaveToOthers = Effect.fnUntraced(function*(target: string, session: Session, prefix: string) {
+  const names = migrations(sqlite, prefix).flat().map((statement) => `'${nameIn(statement)}'`)
+  const [taken] = yield* session.once<{ readonly name: string }>(
+    `SELECT name FROM sqlite_master WHERE name COLLATE NOCASE IN (${names.join(", ")})
+      AND NOT EXISTS (SELECT 1 FROM sqlite_master WHERE name = '${prefix}perdure_schema') LIMIT 1`
+  )
+  yield* ensure(taken === undefined, () => isTaken(target, `${taken!.name} already exists`))
+})
+
+/** What a statement creates. */
+const nameIn = (statement: string) =>
+  (/^CREATE (?:TABLE|UNIQUE INDEX|INDEX) (\w+)/.exec(statement) as RegExpExecArray)[1]
 
 /** Each part has less than a thousand values. */
 const rank = (version: ReadonlyArray<string | number>) =>
