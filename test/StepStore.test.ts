@@ -3,6 +3,7 @@ import { SqliteClient } from "@effect/sql-sqlite-node"
 import { describe, expect, it, layer } from "@effect/vitest"
 import { Chunk, Effect, Either, FastCheck, Layer, Stream } from "effect"
 import { Errors, MemoryStepStore, PayloadCodec, SqliteStepStore, StepStore, StepStoreConformance } from "perdure"
+import { digest } from "../src/internal/digest.js"
 import { RecordsToo } from "../src/internal/interest.js"
 import { completed, everything, newRun, patch, update } from "./suites/rows.js"
 import { sqliteLayer, stores } from "./suites/stores.js"
@@ -588,6 +589,10 @@ describe("damage", () => {
         }).pipe(Effect.provide(withStore(PayloadCodec.identity)))
       ))
   }
+
+  it("a text that has become bytes has another digest", () => {
+    expect(new Set([["1"], [Buffer.from("1")], [null], ["null"]].map(digest)).size).toBe(4)
+  })
 
   it.effect("the record of another run is StoreCorrupt for the run in whose place it stands", () =>
     onClient(

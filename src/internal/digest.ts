@@ -1,14 +1,18 @@
 /** Digests: of what is stored, to notice damage; of payloads, to tell two of them apart; and of the place of a step. */
 import { hash } from "node:crypto"
 
-type Parts = ReadonlyArray<string | number | null>
+/** Bytes are what damage makes of a text. */
+type Parts = ReadonlyArray<string | number | null | Uint8Array>
 
-/** The length of each part goes in too, so that moving a character from one part to the next changes it. */
+/**
+ * The length of each part goes in too, so that moving a character from one part to the next changes it; and whether it is bytes: one
+ * flipped bit makes a text of the database into bytes that read the same.
+ */
 const textOf = (parts: Parts): string => {
   let text = ""
   for (const part of parts) {
     const shown = part === null ? "-" : String(part)
-    text += `${part === null ? "n" : shown.length}:${shown}`
+    text += `${part === null ? "n" : typeof part === "object" ? "b" : shown.length}:${shown}`
   }
   return text
 }
