@@ -18,7 +18,7 @@ const textOf = (n: number) => JSON.stringify(`value ${n} `.padEnd([20, 300, 9_00
 const failedStep = (run: string, position: number) =>
   completed(run, position, { status: "FAILED", output: null, error: textOf(position) })
 
-/** Each is a transaction. A half of them suffices for every kind of page. */
+/** Each is a transaction. There may be more halves than two. */
 const commitsOf = (half: number): ReadonlyArray<ReadonlyArray<StepStore.RunUpdate>> => {
   const signal = (n: number) => ({ signalId: `go/${half}`, name: "go", sentAt: 5, value: textOf(10 * n + half) })
   const attempt = { attempt: 1, startedAt: 1, endedAt: 2, dueAt: 3, errorTag: null }
