@@ -181,11 +181,9 @@ row(
           for (const [what, value] of exit.value.shown) {
             assert.deepStrictEqual(value, whole.shown.get(what), `${what}: ${told}`)
           }
-          // What nobody reads damages nothing; else the error says so.
-          if (
-            exit.value.errors.length === 0 && !kind.includes("free") &&
-            !written.equals(database.subarray(page * pageSize, (page + 1) * pageSize))
-          ) {
+          // An index, and a page that is free, may be of no use to what is read here.
+          const isSame = written.equals(database.subarray(page * pageSize, (page + 1) * pageSize))
+          if (exit.value.errors.length === 0 && /table|overflow/.test(kind) && !isSame) {
             assert.isBelow(exit.value.shown.size, whole.shown.size, `is not served: ${told}`)
           }
           // Writing on, it may meet the damage, and makes nothing wrong that was right.
@@ -193,7 +191,6 @@ row(
           const later = yield* opened(view)
           isTyped(later, told)
           for (const [what, value] of Exit.isSuccess(later) ? later.value.shown : []) {
-            assert.isTrue(!whole.shown.has(what) || exit.value.shown.has(what), `${what} was not there: ${told}`)
             if (whole.shown.has(what)) {
               assert.deepStrictEqual(value, whole.shown.get(what), `later, ${what}: ${told}`)
             }
