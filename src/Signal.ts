@@ -15,7 +15,7 @@ import { outsideBody } from "./internal/operation.js"
 import type { Run } from "./internal/run.js"
 import { Engine } from "./internal/run.js"
 import { nextSignal, type SignalSpec, signalToken } from "./internal/signals.js"
-import { encode } from "./internal/values.js"
+import { encodeGiven } from "./internal/values.js"
 import { wholeMillis } from "./internal/wholeMillis.js"
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -177,7 +177,7 @@ const deliver = (
   Effect.gen(function*() {
     const engine = yield* Engine
     const text = yield* Effect.mapError(
-      encode(value, signal.schema, engine.maxValueBytes),
+      encodeGiven(value, signal.schema, engine.maxValueBytes),
       (error) => new SignalInvalid({ signal: signal.name, problem: `its value is ${error.message}` })
     )
     const sentAt = wholeMillis(yield* Effect.clock)

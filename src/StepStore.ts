@@ -946,7 +946,9 @@ const isWellTypedRun = (row: RunRowEncoded): boolean =>
   [row.generation, row.epoch, row.inbox, row.createdAt, row.begunAt, row.updatedAt].every(Number.isSafeInteger) &&
   [row.wakeAt, row.endedAt, row.deadlineAt, row.cancelAt].every(isOptionalNumber) &&
   [row.version, row.owner, row.parent, row.trace, row.stopReason, row.payloadCodec, row.outcomeCodec]
-    .every(isOptionalText)
+    .every(isOptionalText) &&
+  // Bytes that are no text come back so, and nobody could ask for the runs of such an owner.
+  row.owner?.includes("\ufffd") !== true
 
 /**
  * Lifts a store in plain data into the typed service: here payloads pass through the {@link PayloadCodec}, digests are made

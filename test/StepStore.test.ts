@@ -521,6 +521,7 @@ describe("damage", () => {
       "UPDATE workflows SET version = x'ff' WHERE workflow_id = 'run'",
       "run"
     ],
+    ["the owner of a run", "UPDATE workflows SET owner = CAST(x'a0' AS TEXT) WHERE workflow_id = 'run'", "run"],
     [
       "the type of a number that every run has",
       "ALTER TABLE workflows RENAME TO strict; CREATE TABLE workflows AS SELECT * FROM strict; " +

@@ -379,6 +379,21 @@ describe.each(stores)("Workflow (%s)", (_, store) => {
       }).pipe(inEngine())
     })
 
+    test("a payload that nobody can encode without dying of it is refused", () => {
+      const Any = Workflow.make({ name: "any", payload: Schema.Unknown as Schema.Schema<unknown, string> })
+      const value = Object.defineProperty({}, "it", {
+        enumerable: true,
+        get: () => {
+          throw new Error("boom")
+        }
+      })
+      return Effect.gen(function*() {
+        const error = yield* failure(Any.start(value))
+        expect(error._tag).toBe("PayloadInvalid")
+        expect(error.message).toContain("it is not to be encoded: Error: boom")
+      }).pipe(inEngine())
+    })
+
     test("that is no JSON once encoded is refused, and the error names the path", () => {
       const Sneaky = Workflow.make({ name: "sneaky", payload: Schema.Unknown as Schema.Schema<Json> })
       return Effect.gen(function*() {

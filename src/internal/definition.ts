@@ -5,7 +5,7 @@ import { PayloadInvalid } from "../Errors.js"
 import { digest } from "./digest.js"
 import { canonical } from "./json.js"
 import type { OutcomeSchemas } from "./run.js"
-import { encode, TooLarge } from "./values.js"
+import { encodeGiven, TooLarge } from "./values.js"
 
 type AnySchema = Schema.Schema<unknown, unknown, unknown>
 
@@ -58,7 +58,7 @@ export const makeDefinition = (options: {
     prepare: Effect.fnUntraced(function*(input, maxBytes) {
       const value = yield* Effect.try({ try: () => construct(input), catch: (error) => invalid(String(error)) })
       const text = yield* Effect.mapError(
-        encode(value, payloadSchema, maxBytes),
+        encodeGiven(value, payloadSchema, maxBytes),
         (error) => error instanceof TooLarge ? error : invalid(`it is ${error.message}`)
       )
       return { value, text, fingerprint: digest([canonical(text)]) }

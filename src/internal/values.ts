@@ -56,6 +56,17 @@ export const encode = (
       onSuccess: (encoded) => encodePlain(encoded, "not plain JSON once encoded by its schema", maxBytes)
     })
 
+/** The same for a value that a caller has given, who is told also that encoding it died. */
+export const encodeGiven = (
+  value: unknown,
+  schema: AnySchema,
+  maxBytes: number
+): Effect.Effect<string | null, Unrecordable | TooLarge, unknown> =>
+  Effect.catchAllDefect(
+    Effect.suspend(() => encode(value, schema, maxBytes)),
+    (defect) => Effect.fail(new Unrecordable(`not to be encoded: ${describe(Cause.die(defect))}`))
+  )
+
 /** A synchronous schema answers with an `Either`. */
 const settled = <A, E, R>(self: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
   Either.isEither(self) && Either.isRight(self) ? Exit.succeed(self.right as A) : self

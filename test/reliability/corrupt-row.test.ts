@@ -110,7 +110,9 @@ type End = Exit.Exit<unknown, unknown>
 const placeOf = ({ column, table }: Damage) => `${table}.${column}`
 
 const difference = (exit: End, truth: End) =>
-  JSON.stringify(exit) === JSON.stringify(truth) ? null : `ended with ${JSON.stringify(exit)}, not ${JSON.stringify(truth)}`
+  JSON.stringify(exit) === JSON.stringify(truth)
+    ? null
+    : `ended with ${JSON.stringify(exit)}, not ${JSON.stringify(truth)}`
 
 /** Says what is wrong with how a damaged run has ended; `null` if nothing is. */
 const complaint = (exit: End, truth: End, damage: Damage): string | null => {
@@ -180,7 +182,12 @@ const batch = (number: number, wanted: ReadonlyArray<Damage>) =>
           })
         ).pipe(Layer.provide(SqliteStepStore.layer({ filename, synchronous: "NORMAL" })))
       )
-    const runs = wanted.map((damage, i) => ({ n: i + 1, id: `${number}-${i}`, workflowId: `fragile/${number}-${i}`, damage }))
+    const runs = wanted.map((damage, i) => ({
+      n: i + 1,
+      id: `${number}-${i}`,
+      workflowId: `fragile/${number}-${i}`,
+      damage
+    }))
     const each = <E, R>(work: (run: typeof runs[number]) => Effect.Effect<unknown, E, R>) =>
       Effect.forEach(runs, work, { concurrency: "unbounded", discard: true })
     const begin = each(({ id, n, workflowId }) =>
@@ -196,14 +203,17 @@ const batch = (number: number, wanted: ReadonlyArray<Damage>) =>
     const go = each(({ n, workflowId }) =>
       Effect.forEach([Early, Go, More], (signal) =>
         Signal.send(signal, { workflowId, value: { n, text: `${signal.name} ${n}` } }).pipe(
-          Effect.catchAll((error) => Effect.sync(() => void refused.set(workflowId, error._tag)))
+          Effect.catchAll((error) =>
+            Effect.sync(() => void refused.set(workflowId, error._tag))
+          )
         ))
     )
     const database = yield* Effect.acquireRelease(
       Effect.sync(() => new Sqlite(filename, { timeout: 5_000 })),
       (database) => Effect.sync(() => database.close())
     )
-    const count = (sql: string) => () => database.prepare(`SELECT count(*) AS n FROM ${sql}`).pluck().get() === runs.length
+    const count = (sql: string) => () =>
+      database.prepare(`SELECT count(*) AS n FROM ${sql}`).pluck().get() === runs.length
 
     let done: ReadonlyArray<string | null> = []
     const truths: Array<End> = []
@@ -238,7 +248,10 @@ const batch = (number: number, wanted: ReadonlyArray<Damage>) =>
         return yield* outcomes
       })),
       between: Effect.gen(function*() {
-        yield* inEngine(Effect.zipRight(begin, eventually("all runs are at the gate", () => world.atGate.size === runs.length)))
+        yield* inEngine(Effect.zipRight(
+          begin,
+          eventually("all runs are at the gate", () => world.atGate.size === runs.length)
+        ))
         yield* damage
         world.isOpen = true
         return yield* inEngine(outcomes)
@@ -272,7 +285,9 @@ const batch = (number: number, wanted: ReadonlyArray<Damage>) =>
     })
     const known = new Set(runs.map(({ workflowId }) => workflowId))
     for (const step of world.begun.keys()) {
-      complaints.push(...known.has(step.slice(0, step.lastIndexOf(" "))) ? [] : [`nobody has started the run of "${step}"`])
+      complaints.push(
+        ...known.has(step.slice(0, step.lastIndexOf(" "))) ? [] : [`nobody has started the run of "${step}"`]
+      )
     }
     assert.deepStrictEqual(complaints, [], `seed ${seed}, batch ${number} (${mode})`)
     return done.filter((what) => what !== null).length

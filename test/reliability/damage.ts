@@ -266,7 +266,11 @@ const damageOne = (database: Sqlite.Database, workflowId: string, damage: Damage
 }
 
 const shown = (cell: Cell) =>
-  cell instanceof Buffer ? JSON.stringify(cell.toString("latin1")) : typeof cell === "bigint" ? `${cell}` : JSON.stringify(cell)
+  cell instanceof Buffer
+    ? JSON.stringify(cell.toString("latin1"))
+    : typeof cell === "bigint"
+    ? `${cell}`
+    : JSON.stringify(cell)
 
 /**
  * Damages runs. What the tables check is not checked meanwhile: a disk does not either.
@@ -296,7 +300,9 @@ export const damageAll = (
         return damageOne(database, workflowId, damage)
       } catch (error) {
         // Another row has this key, or a key is nothing: the indexes do not allow that, whoever writes.
-        if (/^SQLITE_CONSTRAINT_(UNIQUE|PRIMARYKEY|NOTNULL)$/.test(String((error as { readonly code?: unknown }).code))) {
+        if (
+          /^SQLITE_CONSTRAINT_(UNIQUE|PRIMARYKEY|NOTNULL)$/.test(String((error as { readonly code?: unknown }).code))
+        ) {
           return null
         }
         throw error

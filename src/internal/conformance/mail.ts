@@ -295,7 +295,14 @@ export const mail: Cases = {
       takes: [{ signalId: "a", stepKey: `${id}:0` }],
       children: [{ workflowId: `~${id}/child`, insert: insert() }],
       tells: [`${id}/told`],
-      next: { name: "conformance", fingerprint: "fingerprint", deadlineAt: null, parent: null, payload: "2", begunAt: 5 }
+      next: {
+        name: "conformance",
+        fingerprint: "fingerprint",
+        deadlineAt: null,
+        parent: null,
+        payload: "2",
+        begunAt: 5
+      }
     }
     yield* equal("of another epoch", yield* commit(update(id, 9, whole)), fenced)
     yield* equal("of another inbox", yield* change(id, { ...whole, inbox: 0 }), missed)
