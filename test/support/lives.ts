@@ -1,6 +1,7 @@
 /** Lives of one run, in engines that crash one after the other over the same store, and what outlives them. */
 import { Cause, Clock, Duration, Effect, Exit, FastCheck as fc, Fiber, Layer, Option, Scope } from "effect"
 import { Errors, Signal, StepStore } from "perdure"
+import { faulty, type Hiccup, Hiccups } from "./faults.js"
 import { engineLayer, turns } from "./harness.js"
 import { bodyOf, partOf, signalOf, signalsOf, Trialled, type Trials, World } from "./trials.js"
 
@@ -20,12 +21,6 @@ export type Crash =
   | { readonly at: "commit"; readonly nth: number; readonly written: boolean }
   /** At a moment: the process is gone, or the engine closes. */
   | { readonly at: "moment"; readonly tick: number; readonly how: "gone" | "closed" }
-
-/** The nth call of the store fails and passes: a commit may have been written all the same. */
-export interface Hiccup {
-  readonly nth: number
-  readonly written: boolean
-}
 
 export interface Disturbance {
   readonly crash: Crash
@@ -133,43 +128,39 @@ const busy = new Errors.StoreBusy({ target: "the store", detail: "somebody else 
 /** The store of one life. */
 class Lifeline {
   gone = false
-  calls = 0
   commits = 0
   readonly store: Store
+  private readonly hiccups: Hiccups
 
   constructor(real: Store, outside: Outside, disturbance: Disturbance | null) {
     const { crash = null, hiccups = [] } = disturbance ?? {}
+    this.hiccups = new Hiccups(hiccups, () => busy, () => void outside.deaths++)
     const end = Effect.suspend(() => {
       this.gone = true
       return Effect.fail(lost)
     })
-    const reached = <A, E, R>(call: Effect.Effect<A, E | Errors.StoreError, R>) =>
-      Effect.suspend(() => {
-        if (this.gone) {
-          return Effect.fail(lost)
-        }
-        this.calls++
-        const hiccup = hiccups.find(({ nth }) => nth === this.calls)
-        if (hiccup === undefined) {
-          return call
-        }
-        outside.deaths++
-        return hiccup.written
-          ? Effect.zipRight(Effect.ignore(call), Effect.fail(busy))
-          : Effect.fail(busy)
-      })
-    const commit = (batch: ReadonlyArray<StepStore.RunUpdate>): ReturnType<Store["commit"]> =>
-      Effect.suspend(() => {
+    const mortal = faulty(real, {
+      commit: (_, call) => {
         this.commits++
         if (crash?.at === "commit" && crash.nth === this.commits) {
-          return crash.written ? Effect.zipRight(Effect.ignore(real.commit(batch)), end) : end
+          return crash.written ? Effect.zipRight(Effect.ignore(call), end) : end
         }
-        return real.commit(batch)
-      })
-    this.store = {
-      ...real,
-      commit: (batch) =>
-        Effect.tap(reached(commit(batch)), (answers) =>
+        return call
+      },
+      register: (worker, call) => Effect.zipRight(Effect.sync(() => void outside.workers.push(worker.id)), call),
+      // Whoever has lived before has died.
+      dead: () => Effect.sync(() => outside.workers.slice(0, -1))
+    })
+    this.store = faulty(mortal, {
+      any: (method, call) => {
+        // The engine of a life is always there, and hears of what it does.
+        if (method === "register" || method === "changes") {
+          return call
+        }
+        return this.gone ? Effect.fail(lost) : this.hiccups.any(method, call)
+      },
+      commit: (batch, call) =>
+        Effect.tap(call, (answers) =>
           Effect.sync(() =>
             answers.forEach((answer, i) => {
               if (answer._tag === "Accepted") {
@@ -179,23 +170,13 @@ class Lifeline {
                 )
               }
             })
-          )),
-      claim: (options) => reached(real.claim(options)),
-      run: (id) => reached(real.run(id)),
-      inboxes: (ids) => reached(real.inboxes(ids)),
-      mail: (id, wanted) => reached(real.mail(id, wanted)),
-      token: (token) => reached(real.token(token)),
-      nextWake: (names) => reached(real.nextWake(names)),
-      history: (id, generation, page) => reached(real.history(id, generation, page)),
-      unfinished: (id, generation) => reached(real.unfinished(id, generation)),
-      records: (runs, limit) => reached(real.records(runs, limit)),
-      attempts: (id, generation) => reached(real.attempts(id, generation)),
-      beat: (worker) => reached(real.beat(worker)),
-      register: (worker) =>
-        Effect.zipRight(Effect.sync(() => void outside.workers.push(worker.id)), real.register(worker)),
-      // Whoever has lived before has died.
-      dead: reached(Effect.sync(() => outside.workers.slice(0, -1)))
-    }
+          ))
+    })
+  }
+
+  /** So many calls, all that failed among them. */
+  get calls(): number {
+    return this.hiccups.calls
   }
 }
 
