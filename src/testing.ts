@@ -4,6 +4,25 @@
  * @since 0.1.0
  */
 
+export {
+  /**
+   * @since 0.1.0
+   */
+  crashEverywhere,
+  /**
+   * @since 0.1.0
+   */
+  type CrashOptions,
+  /**
+   * @since 0.1.0
+   */
+  type CrashReport,
+  /**
+   * @since 0.1.0
+   */
+  NotCrashProof
+} from "./testing/CrashEverywhere.js"
+
 /**
  * @since 0.1.0
  */

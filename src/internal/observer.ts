@@ -14,6 +14,7 @@ import type * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
 import * as FiberId from "effect/FiberId"
 import type * as FiberStatus from "effect/FiberStatus"
+import { constTrue, identity } from "effect/Function"
 import * as HashSet from "effect/HashSet"
 import * as Option from "effect/Option"
 import * as RuntimeFlags from "effect/RuntimeFlags"
@@ -45,9 +46,13 @@ export class Observer implements Attendant {
   private readonly givenUp = new WeakSet<Sequencer | FollowedStep>()
 
   readonly testClock: Clock.Clock
+  readonly attempt: Attendant["attempt"]
+  readonly mayBegin = constTrue
 
-  constructor(testClock: Clock.Clock) {
+  /** @param attempt - what is to be done about the effects of steps */
+  constructor(testClock: Clock.Clock, attempt: Attendant["attempt"] = identity) {
     this.testClock = testClock
+    this.attempt = attempt
   }
 
   private readonly stir = () => {

@@ -235,7 +235,9 @@ class Waiting<A, E, R> implements Wait {
   }
 
   begin(): void {
-    this.stop = this.spec.begin(this.begun)
+    if (this.begun.branch.run.household.attendant.mayBegin(this.operation)) {
+      this.stop = this.spec.begin(this.begun)
+    }
   }
 
   /** The body stops waiting, and goes on when the operation has let go. */

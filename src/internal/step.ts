@@ -155,7 +155,7 @@ class RunningStep {
 
   constructor(self: Effect.Effect<unknown, unknown, unknown>, spec: StepSpec, begun: Begun) {
     const { address, branch: { run } } = begun
-    this.self = self
+    this.self = run.household.attendant.attempt(self)
     this.spec = spec
     this.begun = begun
     this.run = run

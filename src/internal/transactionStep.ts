@@ -89,7 +89,7 @@ const begin = (
   begun: Begun
 ) => {
   const { address, branch: { run }, fiber } = begun
-  const { faults, limits } = run.household
+  const { attendant, faults, limits } = run.household
   const context = fiber.currentContext as Context.Context<unknown>
   const attempt = (run.unfinished.get(address)?.attempt ?? 0) + 1
   const startedAt = run.now()
@@ -100,7 +100,7 @@ const begin = (
 
   const outcome = Effect.suspend(() => {
     place.ended = false
-    return Effect.scoped(self)
+    return Effect.scoped(attendant.attempt(self))
   }).pipe(
     Effect.timeoutFailCause({
       duration: spec.timeout,
