@@ -51,3 +51,8 @@ export {
    */
   type ReplayReport
 } from "./testing/Replay.js"
+
+/**
+ * @since 0.1.0
+ */
+export * as StepSpy from "./testing/StepSpy.js"

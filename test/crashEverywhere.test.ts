@@ -155,4 +155,43 @@ describe("crashEverywhere finds", () => {
         /\nThe body calls Math.random\(\) at test\/crashEverywhere.test.ts:\d+:\d+, which answers/
       )
     }))
+
+  it.effect("a run that waits for ever, and one that nobody drives", () =>
+    Effect.gen(function*() {
+      const waits = yield* flaw(Signal.next(Signal.make("approval", Schema.String)))
+      expect(waits.message).toContain(
+        "even without a crash, the run waits for ever: under way is the wait for signal \"approval\" (0)"
+      )
+      const nobody = yield* failure(crashEverywhere(Greeting, { name: "Ada" }, { layer: Layer.empty }))
+      expect(nobody.message).toContain("Give `layer` what toLayer of workflow \"greeting\" has made")
+    }))
+
+  it.effect("a body that dies", () =>
+    Effect.gen(function*() {
+      const error = yield* flaw(Effect.die("broken"))
+      expect(error.message).toMatch(/even without a crash, the run stops: The body of run .* died: .*broken/)
+    }))
+
+  it.effect("an effect that begins too often, and an outcome that depends on the crash, each as the options allow", () =>
+    Effect.gen(function*() {
+      const often = yield* flaw(step("charge"), { effects: { charge: 1 } })
+      expect(often.message).toMatch(
+        /after a crash when .*, the effect of step "charge" \(.*:0\) has begun 2 times, and 1 are allowed/
+      )
+      const attempt = Effect.map(Step.attempt.pipe(Step.durable("attempt")), String)
+      const otherwise = yield* flaw(attempt)
+      expect(otherwise.message).toMatch(/the run ends as COMPLETED with "2", and without it as COMPLETED with "1"/)
+      expect((yield* greeting(attempt, { sameOutcome: false })).outcome).toBe("\"1\"")
+    }))
+
+  it.effect("nothing where a body may wait outside, and says so where what is done meanwhile fails", () =>
+    Effect.gen(function*() {
+      const outside = Effect.zipRight(Effect.promise(() => Promise.resolve()), step("one"))
+      expect((yield* greeting(outside, { waitsOutside: true })).status).toBe("COMPLETED")
+      const failed = yield* Effect.flip(crashEverywhere(Greeting, { name: "Ada" }, {
+        layer: Greeting.toLayer(() => Effect.zipRight(Effect.sleep("1 day"), step("one"))),
+        during: () => Effect.fail("nobody answers" as const)
+      }))
+      expect(failed).toBe("nobody answers")
+    }))
 })

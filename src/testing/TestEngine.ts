@@ -22,6 +22,7 @@ import { Attending } from "../internal/attendant.js"
 import { Observer } from "../internal/observer.js"
 import * as MemoryStepStore from "../MemoryStepStore.js"
 import { StepStore } from "../StepStore.js"
+import type { StepSpy } from "./StepSpy.js"
 
 // ---------------------------------------------------------------------------------------------------------------------
 // models
@@ -37,6 +38,8 @@ import { StepStore } from "../StepStore.js"
 export interface Options extends Omit<Engine.Options, "housekeeping" | "slowPoll" | "heartbeat" | "missedBeats"> {
   /** Goes into `Step.idempotencyKey`; "default" unless given. */
   readonly namespace?: string
+  /** Sees each attempt at a step, and puts failures in the place of those that are chosen; see `StepSpy`. */
+  readonly spy?: StepSpy
 }
 
 /**
@@ -71,10 +74,12 @@ export interface AdvanceOptions {
  * @since 0.1.0
  * @category layers
  */
-export const layerWith = ({ namespace = "default", ...options }: Options): Layer.Layer<Engine.Engine | StepStore> =>
+export const layerWith = (
+  { namespace = "default", spy, ...options }: Options
+): Layer.Layer<Engine.Engine | StepStore> =>
   Layer.scopedContext(Effect.gen(function*() {
     const clock = yield* testClock("TestEngine.layer")
-    const observer = new Observer(clock)
+    const observer = new Observer(clock, spy?.attempt)
     const store = Layer.map(
       MemoryStepStore.layerWith({ namespace }),
       (context) => Context.make(StepStore, observer.store(Context.get(context, StepStore)))
