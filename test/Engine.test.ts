@@ -524,6 +524,35 @@ describe.each(stores)("Engine (%s)", (_, store) => {
         yield* eventually(statusOf(jobId), (status) => status === "COMPLETED")
       }).pipe(losing((update) => update.insert !== null)))
 
+    test("is not forgotten if a claim is under way that might bring it", () =>
+      withFaults((faults) =>
+        Effect.gen(function*() {
+          const held = gate()
+          let lost = false
+          faults.commit = (batch, call) => {
+            if (lost || !batch.some((update) => update.insert !== null)) {
+              return call
+            }
+            lost = true
+            // Whoever hears of the run asks for runs, and is not answered for a while.
+            faults.claim = (_, call) => {
+              faults.claim = (_, call) => call
+              return Effect.zipRight(held.pass, call)
+            }
+            return Effect.zipRight(call, Effect.fail(new Errors.StoreUnavailable(where)))
+          }
+          expect(yield* failure(Job.start())).toMatchObject({ _tag: "StoreUnavailable" })
+          yield* held.begun
+          yield* TestClock.adjust("5 seconds")
+          yield* turns(20)
+          expect(yield* rowOf(jobId)).toMatchObject({ status: "RUNNING", epoch: 1 })
+          yield* held.open
+          yield* turns(20)
+          yield* TestClock.adjust("5 seconds")
+          yield* eventually(statusOf(jobId), (status) => status === "COMPLETED")
+        }).pipe(withJob(stepOf("s")))
+      ))
+
     test("is not taken for one where nothing was created", () =>
       withFaults((faults) =>
         Effect.gen(function*() {

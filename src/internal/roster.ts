@@ -359,7 +359,12 @@ export class Roster {
           Effect.flatMap(this.options.store.run(workflowId), (row) =>
             Effect.zipRight(
               Option.isSome(row) ? this.adopt(row.value) : Effect.void,
-              Effect.sync(() => this.doubtful.delete(workflowId))
+              Effect.sync(() => {
+                // A claim that is under way might have brought it, and did not: the doubt remains.
+                if (!Option.exists(row, (row) => this.misses(row))) {
+                  this.doubtful.delete(workflowId)
+                }
+              })
             ))
       ))
   )
@@ -519,8 +524,12 @@ export class Roster {
   }
 
   private orphaned(row: RunRow): boolean {
-    return row.owner === this.options.worker && this.claiming === 0 &&
-      !this.arriving.has(row.workflowId) && !this.residents.has(row.workflowId)
+    return this.misses(row) && this.claiming === 0 && !this.arriving.has(row.workflowId)
+  }
+
+  /** The run is this worker's for the store, and does not live here; it may be on its way. */
+  private misses(row: RunRow): boolean {
+    return row.owner === this.options.worker && !this.residents.has(row.workflowId)
   }
 
   /** Whether the store and this process agree on where the run is. An answer of the store that was lost makes them differ. */
