@@ -195,7 +195,7 @@ export type End =
   | { readonly _tag: "Failed"; readonly error: string }
   | { readonly _tag: "Cancelled" }
 
-const endOf = (exit: Exit.Exit<string, unknown>): End | null => {
+export const endOf = (exit: Exit.Exit<string, unknown>): End | null => {
   if (Exit.isSuccess(exit)) {
     return { _tag: "Succeeded", value: exit.value }
   }
@@ -314,7 +314,7 @@ const lived = (trials: Trials, shares: boolean, plan: Plan, real: Store, time: T
           deadlockAfter: "100000 days",
           unrequestedAfter: "100000 days",
           limits: { kills: 1_000 },
-          workflows: [body, partOf(world)],
+          workflows: [body, partOf(() => world)],
           ...(crash?.at === "step" ? { crashAfter: crash.nth } : {})
         })
         const context = yield* Layer.buildWithScope(layer, scope).pipe(

@@ -163,6 +163,12 @@ export class World {
   busy = 0
   /** What happened in the latest life of the body, in order. */
   trace: Array<string> = []
+  /** Makes what an effect brings another thing each time. */
+  readonly random: () => number
+
+  constructor(random: () => number = Math.random) {
+    this.random = random
+  }
 
   startedOf(label: string): number {
     return this.started.get(label) ?? 0
@@ -216,10 +222,10 @@ const Part = Workflow.make({
   error: Schema.String
 })
 
-/** The workflow of the children in a world. */
-export const partOf = (world: World) =>
-  Part.toLayer(({ fails, label, millis }) =>
-    Effect.asVoid(world.effect(`${label} part`, 2)).pipe(
+/** The workflow of the children, each in a world. */
+export const partOf = (worldOf: (workflowId: string) => World) =>
+  Part.toLayer(({ fails, label, millis }, workflowId) =>
+    Effect.asVoid(worldOf(workflowId).effect(`${label} part`, 2)).pipe(
       Step.durable("part"),
       Effect.zipRight(Effect.sleep(millis)),
       Effect.zipRight(fails ? Effect.fail(`${label} part`) : Effect.succeed(`${label} part`))
@@ -274,7 +280,7 @@ export const bodyOf = (
           Effect.asVoid(world.effect(`undo ${label} ${value.startsWith(label)}`, node.turns))
         )
       const options = { error: Schema.String, ...(node.undo ? { compensate: undo } : {}) }
-      const value = Effect.sync(() => `${label}~${Math.floor(Math.random() * 1e6)}`)
+      const value = Effect.sync(() => `${label}~${Math.floor(world.random() * 1e6)}`)
       const effect = Effect.flatMap(world.effect(label, node.turns), (ended): Effect.Effect<string, string> => {
         switch (how) {
           case "fails":
