@@ -82,7 +82,10 @@ rmSync(home, { recursive: true, force: true })
 mkdirSync(join(home, "examples"), { recursive: true })
 symlinkSync("../src", join(home, "src"), "dir")
 write("package.json", { name: "perdure", type: "module", private: true, homepage: "." })
-write("docgen.json", { exclude: ["src/internal/**", "src/testing/internal/**"], parseCompilerOptions: "../tsconfig.json" })
+write("docgen.json", {
+  exclude: ["src/internal/**", "src/testing/internal/**"],
+  parseCompilerOptions: "../tsconfig.json"
+})
 
 if (examples.length > 0) {
   for (const { body: [line, ...code], name } of examples) {

@@ -419,7 +419,10 @@ class Simulation {
       unfinished: (id, generation) => reached(() => `unfinished ${id}`, real.unfinished(id, generation)),
       records: (runs, limit) => reached(() => "records", real.records(runs, limit)),
       attempts: (id, generation) => reached(() => `attempts ${id}`, real.attempts(id, generation)),
-      changes: Stream.filter(real.changes, (change) => change === null || !this.dice.isBelow(this.weather.untold / 1_000)),
+      changes: Stream.filter(
+        real.changes,
+        (change) => change === null || !this.dice.isBelow(this.weather.untold / 1_000)
+      ),
       register: (info) =>
         Effect.asVoid(Effect.acquireRelease(
           Effect.sync(() => {
