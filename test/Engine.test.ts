@@ -465,22 +465,18 @@ describe.each(stores)("Engine (%s)", (_, store) => {
             Stream.suspend(() => failures++ === 0 ? Stream.fail(new Errors.StoreUnavailable(where)) : call)
           faults.claim = () => Effect.fail(new Errors.StoreUnavailable(where))
           yield* plant(leftBy("dead", "wf"))
-          // The stream is taken from the store when the engine is made.
-          yield* Effect.flatMap(StepStore.StepStore, (store) =>
-            captured(
-              Effect.gen(function*() {
-                yield* turns(20)
-                expect(failures).toBe(1)
-                expect(entries).toContain("DEBUG the store could not be asked for runs")
-                faults.claim = (_, call) => call
-                yield* TestClock.adjust("5 seconds")
-                yield* turns(20)
-                expect(failures).toBe(2)
-                expect(yield* Job.await("wf")).toBe("a")
-              }).pipe(withJob(stepOf("a")))
-            ).pipe(
-              Effect.provideService(StepStore.StepStore, { ...store, changes: faults.changes(store.changes) })
-            ))
+          yield* captured(
+            Effect.gen(function*() {
+              yield* turns(20)
+              expect(failures).toBe(1)
+              expect(entries).toContain("DEBUG the store could not be asked for runs")
+              faults.claim = (_, call) => call
+              yield* TestClock.adjust("5 seconds")
+              yield* turns(20)
+              expect(failures).toBe(2)
+              expect(yield* Job.await("wf")).toBe("a")
+            }).pipe(withJob(stepOf("a")))
+          )
         })
       ))
   })

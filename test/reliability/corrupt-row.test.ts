@@ -1,3 +1,4 @@
+import { hash } from "node:crypto"
 import { assert } from "@effect/vitest"
 import Sqlite from "better-sqlite3"
 import { Clock, Effect, Exit, Layer, Option, Schedule, Schema } from "effect"
@@ -182,12 +183,11 @@ const batch = (number: number, wanted: ReadonlyArray<Damage>) =>
           })
         ).pipe(Layer.provide(SqliteStepStore.layer({ filename, synchronous: "NORMAL" })))
       )
-    const runs = wanted.map((damage, i) => ({
-      n: i + 1,
-      id: `${number}-${i}`,
-      workflowId: `fragile/${number}-${i}`,
-      damage
-    }))
+    const runs = wanted.map((damage, i) => {
+      // One bit less or other in an id of a row must not make it that of another run.
+      const id = `${number}-${i}-${hash("sha256", `${number}-${i}`).slice(0, 8)}`
+      return { n: i + 1, id, workflowId: `fragile/${id}`, damage }
+    })
     const each = <E, R>(work: (run: typeof runs[number]) => Effect.Effect<unknown, E, R>) =>
       Effect.forEach(runs, work, { concurrency: "unbounded", discard: true })
     const begin = each(({ id, n, workflowId }) =>

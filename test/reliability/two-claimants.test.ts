@@ -9,6 +9,7 @@ import { assert } from "@effect/vitest"
 import Sqlite from "better-sqlite3"
 import { Effect, FastCheck as fc } from "effect"
 import { SqliteStepStore, StepStore } from "perdure"
+import { payloadDigest } from "../../src/internal/seals.js"
 import type { Act, Answer, Line, Write } from "../fixtures/faults/claimant.js"
 import { newRun } from "../suites/rows.js"
 import { bundle, launch, type Program } from "../support/bundle.js"
@@ -292,12 +293,32 @@ const leftAs = {
   due: { status: "SUSPENDED", owner: null, wake_at: 1 }
 }
 
+/** The columns of a run that its digest covers. */
+interface Template {
+  readonly generation: number
+  readonly name: string
+  readonly fingerprint: string
+  readonly begun_at: number
+  readonly deadline_at: number | null
+  readonly parent: string | null
+  readonly payload: string | null
+  readonly payload_codec: string | null
+}
+
 /** Puts a run into the table that others have left. */
 const plant = (engines: Sqlite.Database, workflowId: string, columns: Record<string, unknown>): void => {
-  const template = engines.prepare("SELECT * FROM workflows WHERE workflow_id = 'template'").get() as object
+  const template = engines.prepare("SELECT * FROM workflows WHERE workflow_id = 'template'").get() as Template
+  const { begun_at: begunAt, deadline_at: deadlineAt, fingerprint, name, parent, payload, payload_codec: codec } =
+    template
   const values = {
     ...template,
     workflow_id: workflowId,
+    payload_digest: payloadDigest(
+      { workflowId, generation: template.generation },
+      { name, fingerprint, begunAt, deadlineAt, parent },
+      codec,
+      payload
+    ),
     outcome: null,
     outcome_digest: null,
     outcome_codec: null,
