@@ -25,8 +25,9 @@ const recordedOf = (body: Body) =>
     yield* TestEngine.advance("1 day")
     return yield* History.import(yield* History.export("wf"))
   }).pipe(
-    Effect.provide(Layer.provideMerge(Order.toLayer(() => body), TestEngine.layer)),
-    Effect.provide(TestContext.TestContext)
+    Effect.provide(
+      Order.toLayer(() => body).pipe(Layer.provideMerge(TestEngine.layer), Layer.provideMerge(TestContext.TestContext))
+    )
   )
 
 const replayed = (history: History.History, body: Body) =>

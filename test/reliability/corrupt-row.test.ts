@@ -1,7 +1,7 @@
 import { hash } from "node:crypto"
 import { assert } from "@effect/vitest"
 import Sqlite from "better-sqlite3"
-import { Clock, Effect, Exit, Layer, Option, Schedule, Schema } from "effect"
+import { Cause, Clock, Effect, Exit, Layer, Option, Schedule, Schema } from "effect"
 import { Branch, Engine, Errors, Signal, SqliteStepStore, Step, Workflow } from "perdure"
 import { temporaryFile } from "../support/stores.js"
 import { type Damage, damageAll, damages } from "./damage.js"
@@ -160,7 +160,10 @@ const batchSize = 200
 
 const eventually = (what: string, holds: () => boolean) =>
   Effect.repeat(Effect.sync(holds), { until: (held) => held, schedule: Schedule.spaced("2 millis") }).pipe(
-    Effect.timeoutFail({ duration: "20 seconds", onTimeout: () => new Error(`it did not happen that ${what}`) })
+    Effect.timeoutFail({
+      duration: "20 seconds",
+      onTimeout: () => new Cause.TimeoutException(`it did not happen that ${what}`)
+    })
   )
 
 /** Damages runs on one file, and answers how many it has damaged. */

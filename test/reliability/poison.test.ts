@@ -141,7 +141,7 @@ const poisons: ReadonlyArray<Poison> = [
   ...thrown.flatMap(([what, value]): ReadonlyArray<Poison> => [
     {
       what: `a step throws ${what}`,
-      body: step(Effect.sync(() => {
+      body: step(Effect.suspend((): Effect.Effect<never> => {
         throw value()
       })),
       ends: "StepDied"
@@ -156,7 +156,7 @@ const poisons: ReadonlyArray<Poison> = [
       what: `a body throws ${what}`,
       body: Effect.zipRight(
         step(text),
-        Effect.sync(() => {
+        Effect.suspend((): Effect.Effect<never> => {
           throw value()
         })
       ),

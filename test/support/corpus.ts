@@ -177,5 +177,7 @@ export const record = (name: string): Effect.Effect<History.History, unknown> =>
     yield* TestEngine.advance("60 days")
     yield* Fiber.join(fiber)
     return yield* History.read(workflowId)
-  }).pipe(Effect.provide(Layer.provideMerge(layer, TestEngine.layer)), Effect.provide(TestContext.TestContext))
+  }).pipe(
+    Effect.provide(layer.pipe(Layer.provideMerge(TestEngine.layer), Layer.provideMerge(TestContext.TestContext)))
+  )
 }
