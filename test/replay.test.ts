@@ -77,6 +77,11 @@ describe("replay", () => {
       expect(otherwise.message).toContain("it would end as FAILED with \"pay\", and recorded is COMPLETED with \"pay\"")
       const goesOn = yield* difference(step("pay"), Effect.zipRight(step("pay"), Order.continueAsNew({ id: "8" })))
       expect(goesOn.message).toContain("it would go on in another generation")
+      const waits = yield* difference(step("pay"), Effect.zipRight(step("pay"), Effect.never))
+      expect(waits.message).toContain("it would stop. The body of run \"wf\" has waited for")
+      const underWay = yield* recordedOf(Effect.zipRight(step("pay"), Effect.as(Effect.sleep("2 days"), "")))
+      const report = yield* replayed(underWay, Effect.zipRight(step("pay"), Order.continueAsNew({ id: "8" })))
+      expect(report).toEqual({ operations: 1, next: null })
     }))
 
   it.effect("refuses the history of another workflow, and one that does not say how it began", () =>

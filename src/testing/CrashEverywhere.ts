@@ -26,7 +26,7 @@ import * as MemoryStepStore from "../MemoryStepStore.js"
 import type { Page, RunRow, RunUpdate, StepRow } from "../StepStore.js"
 import { StepStore } from "../StepStore.js"
 import type { Workflow } from "../Workflow.js"
-import { type Boundary, Lifeline, operationWords } from "./internal/boundary.js"
+import { type Boundary, endWords, Lifeline, operationWords } from "./internal/boundary.js"
 import { HopClock } from "./internal/hopClock.js"
 import { allPages, passUntil, type Stage, type Store, withEngine } from "./internal/life.js"
 import { type Recorded, type Replayed, replayRecorded } from "./internal/replaying.js"
@@ -250,8 +250,6 @@ const withoutCrash = "even without a crash"
 
 const shown = (value: unknown) =>
   inspect(value, { depth: null, maxArrayLength: null, maxStringLength: null, sorted: true, breakLength: 120 })
-
-const endWords = ({ outcome, status }: Ended) => `${status}${outcome === null ? "" : ` with ${outcome}`}`
 
 const sameEnd = (one: Ended, other: Ended) =>
   one.status === other.status && canonical(one.outcome) === canonical(other.outcome)
@@ -579,8 +577,7 @@ class OneTrial {
               "lost",
               `the outcome of ${
                 operationWords({ kind: row.kind, id: row.stepId })
-              } (${row.stepKey}), which was acknowledged, is ` +
-                (kept === undefined ? "gone" : "another one"),
+              } (${row.stepKey}), which was acknowledged, is gone or another one`,
               "This is a defect of Perdure or of the store: please report it"
             )
         }),
@@ -657,7 +654,7 @@ class OneTrial {
         version: row.version,
         generation,
         begunAt: row.begunAt,
-        payload: this.payloads.get(`${generation}:${workflowId}`) ?? null,
+        payload: this.payloads.get(`${generation}:${workflowId}`)!,
         fingerprint: row.fingerprint,
         history: yield* this.historyOf(workflowId, generation),
         unfinished: yield* this.real.unfinished(workflowId, generation),
@@ -710,7 +707,7 @@ class OneTrial {
           return generation === row.generation && replayed.status === status &&
               canonical(outcome) === canonical(replayed.outcome)
             ? null
-            : `it ends as ${endWords(replayed)}, and recorded is ${status}${outcome === null ? "" : ` with ${outcome}`}`
+            : `it ends as ${endWords(replayed)}, and recorded is ${endWords(row)}`
         }
       }
     })
@@ -727,10 +724,9 @@ class OneTrial {
 const isStopped = (error: unknown): error is { readonly reason: StopReason } =>
   typeof error === "object" && error !== null && "_tag" in error && error._tag === "RunStopped"
 
+/** Of a run that has been awaited. */
 const endedAs = ({ outcome, status }: RunRow): Effect.Effect<Ended> =>
-  status === "COMPLETED" || status === "FAILED" || status === "CANCELLED"
-    ? Effect.succeed({ _tag: "Ended", status, outcome })
-    : Effect.dieMessage(`the run is ${status}`)
+  Effect.succeed({ _tag: "Ended", status: status as Ended["status"], outcome })
 
 /** The generation that a key belongs to: `wf:0` the first, `wf:1#0` the second. */
 const generationOf = (stepKey: string, workflowId: string): number =>

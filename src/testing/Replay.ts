@@ -12,7 +12,7 @@ import { Operation, StopReason } from "../Errors.js"
 import { canonical } from "../internal/json.js"
 import type { Workflow } from "../Workflow.js"
 import type { Generation, History } from "./History.js"
-import { operationWords } from "./internal/boundary.js"
+import { endWords, operationWords } from "./internal/boundary.js"
 import { type Replayed, replayRecorded } from "./internal/replaying.js"
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -190,9 +190,6 @@ const hasInput = (
   generation: AnyGeneration
 ): generation is AnyGeneration & { readonly input: NonNullable<AnyGeneration["input"]> } =>
   generation.input !== undefined
-
-const endWords = ({ outcome, status }: Pick<History, "status" | "outcome">) =>
-  `${status}${outcome === null ? "" : ` with ${outcome}`}`
 
 const sameEnd = (replayed: Extract<Replayed, { readonly _tag: "Ended" }>, { outcome, status }: History) =>
   replayed.status === status && canonical(replayed.outcome) === canonical(outcome)

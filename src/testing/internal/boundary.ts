@@ -26,6 +26,11 @@ const waits: Record<string, string> = {
   compensation: "the compensation of step"
 }
 
+/** How a run has ended, in words. */
+export const endWords = (
+  { outcome, status }: { readonly status: string; readonly outcome: string | null }
+): string => `${status} with ${outcome}`
+
 /** An operation in words. */
 export const operationWords = ({ id, kind }: { readonly kind: string; readonly id: string }): string =>
   kind === "sleep" || kind === "cancel" ? waits[kind]! : `${waits[kind] ?? kind} ${JSON.stringify(id)}`
@@ -148,6 +153,10 @@ export class Lifeline {
   }
 }
 
-const ordinal = (n: number) => `${n}${["th", "st", "nd", "rd"][n % 100 > 10 && n % 100 < 14 ? 0 : n % 10] ?? "th"}`
+const rules = new Intl.PluralRules("en", { type: "ordinal" })
+
+const endings = new Map<Intl.LDMLPluralRule, string>([["one", "st"], ["two", "nd"], ["few", "rd"], ["other", "th"]])
+
+const ordinal = (n: number) => `${n}${endings.get(rules.select(n))}`
 
 const lost = new StoreUnavailable({ target: "the store", detail: "this process has crashed" })
