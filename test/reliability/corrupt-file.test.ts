@@ -181,9 +181,10 @@ row(
           for (const [what, value] of exit.value.shown) {
             assert.deepStrictEqual(value, whole.shown.get(what), `${what}: ${told}`)
           }
-          // An index, and a page that is free, may be of no use to what is read here.
-          const isSame = written.equals(database.subarray(page * pageSize, (page + 1) * pageSize))
-          if (exit.value.errors.length === 0 && /table|overflow/.test(kind) && !isSame) {
+          // An index, and a page that is free, may be of no use to what is read here; two ends of long texts may be the same.
+          const isOther = !written.equals(database.subarray(page * pageSize, (page + 1) * pageSize))
+          const isRead = kind === "overflow" ? how !== "another page" : kind.includes("table")
+          if (exit.value.errors.length === 0 && isRead && isOther) {
             assert.isBelow(exit.value.shown.size, whole.shown.size, `is not served: ${told}`)
           }
           // Writing on, it may meet the damage, and makes nothing wrong that was right.
