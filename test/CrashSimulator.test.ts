@@ -1,4 +1,4 @@
-import { existsSync, readFileSync } from "node:fs"
+import { existsSync } from "node:fs"
 import { describe, expect, it } from "@effect/vitest"
 import { Cause, Effect, Exit, Fiber, Layer, Option, Scope } from "effect"
 import { Branch, CrashSimulator, Engine, MemoryStepStore, SqliteStepStore, StepStore, Workflow } from "perdure"
@@ -20,6 +20,7 @@ import {
   testOn,
   turns
 } from "./support/harness.js"
+import { entriesOf } from "./support/ledger.js"
 import { stores, temporaryFile } from "./support/stores.js"
 
 const Job = Workflow.make({ name: "job", payload: {}, idempotencyKey: () => "1" })
@@ -224,7 +225,7 @@ describe("CrashSimulator.layer", () => {
         const store = yield* StepStore.StepStore
         const runs = yield* store.runs({ after: null, limit: 10 })
         return {
-          effects: readFileSync(`${database}.ledger`, "utf8").split("\n").slice(0, -1),
+          effects: entriesOf<string>(`${database}.ledger`),
           runs: runs.map((run) => `${run.workflowId} ${run.status} ${run.epoch}`),
           dead: (yield* store.dead).length,
           steps: yield* stepsOf("order-1"),

@@ -1,9 +1,9 @@
 /** Those of the ten promises in which processes are involved, with processes that are killed; the third is the row `zombie`. */
-import { existsSync, readFileSync } from "node:fs"
 import { assert, describe, it } from "@effect/vitest"
 import { Effect, Option, Schedule, type Scope } from "effect"
 import { SqliteStepStore, StepStore } from "perdure"
 import { bundle, launch, type Program } from "../support/bundle.js"
+import { entriesOf } from "../support/ledger.js"
 import { temporaryFile } from "../support/stores.js"
 
 interface Entry {
@@ -37,11 +37,7 @@ const processes = (use: (processes: Processes) => Effect.Effect<void, unknown, S
           Effect.flatMap(program, (path) => launch(path, [database, file, mode, JSON.stringify(options)])),
           (process) => Effect.map(process.line, (line) => assert.strictEqual(line, "ready"))
         ),
-      ledger: Effect.sync(() =>
-        existsSync(file)
-          ? readFileSync(file, "utf8").split("\n").filter((line) => line !== "").map((line): Entry => JSON.parse(line))
-          : []
-      )
+      ledger: Effect.sync(() => entriesOf<Entry>(file))
     }).pipe(Effect.provide(SqliteStepStore.layer({ filename: database })))
   }))
 

@@ -1,9 +1,10 @@
-import { existsSync, readdirSync, readFileSync } from "node:fs"
+import { readdirSync } from "node:fs"
 import { basename, dirname } from "node:path"
 import { assert, describe, it } from "@effect/vitest"
 import { Clock, Effect, Option, Schedule, type Scope } from "effect"
 import { SqliteStepStore, StepStore } from "perdure"
 import { bundle, launch, type Program } from "../support/bundle.js"
+import { entriesOf } from "../support/ledger.js"
 import { temporaryFile } from "../support/stores.js"
 
 interface Entry {
@@ -35,11 +36,7 @@ const members = (use: (members: Members) => Effect.Effect<void, unknown, Scope.S
           Effect.flatMap(program, (path) => launch(path, [database, file, name, JSON.stringify(options)])),
           (member) => Effect.map(member.line, (line) => assert.strictEqual(line, "ready"))
         ),
-      ledger: Effect.sync(() =>
-        existsSync(file)
-          ? readFileSync(file, "utf8").split("\n").filter((line) => line !== "").map((line): Entry => JSON.parse(line))
-          : []
-      )
+      ledger: Effect.sync(() => entriesOf<Entry>(file))
     }).pipe(Effect.provide(SqliteStepStore.layer({ filename: database })))
   }))
 

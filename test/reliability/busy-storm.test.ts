@@ -1,10 +1,10 @@
 /** Processes that write to one file, which somebody else locks nearly all the time. */
-import { readFileSync } from "node:fs"
 import { assert } from "@effect/vitest"
 import Sqlite from "better-sqlite3"
 import { Clock, Effect } from "effect"
 import type { Report } from "../fixtures/faults/storm.js"
 import { bundle, launch, type Program } from "../support/bundle.js"
+import { linesOf } from "../support/ledger.js"
 import { temporaryFile } from "../support/stores.js"
 import { seed, timedRow } from "./row.js"
 
@@ -78,8 +78,8 @@ const check = (database: Sqlite.Database, ledger: string, total: number): void =
   assert.deepStrictEqual(database.prepare("SELECT * FROM attempts").all(), [])
   const keys = database.prepare("SELECT step_key FROM steps WHERE kind = 'step' ORDER BY step_key").pluck().all()
   assert.lengthOf(keys, total * steps)
-  const done = readFileSync(ledger, "utf8").trimEnd().split("\n")
-  assert.strictEqual(done.sort().join(), [...keys].sort().join(), "steps, and effects that happened")
+  const done = linesOf(ledger)
+  assert.strictEqual([...done].sort().join(), [...keys].sort().join(), "steps, and effects that happened")
 }
 
 timedRow(

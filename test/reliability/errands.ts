@@ -1,7 +1,7 @@
 /** The work of an engine that is started and stopped time and again: errands, and a ledger of them that the engine knows nothing of. */
-import { appendFileSync, existsSync, readFileSync } from "node:fs"
 import { Effect, Layer, Random, Schema } from "effect"
 import { Branch, Child, Engine, type Errors, Signal, SqliteStepStore, Step, StepStore, Workflow } from "perdure"
+import { entriesOf, openLedger } from "../support/ledger.js"
 
 export interface Entry {
   readonly life: string
@@ -42,8 +42,7 @@ const Errand = Workflow.make({
   idempotencyKey: ({ n }) => String(n)
 })
 
-export const readLedger = (file: string): ReadonlyArray<Entry> =>
-  existsSync(file) ? readFileSync(file, "utf8").split("\n").slice(0, -1).map((line) => JSON.parse(line)) : []
+export const readLedger = (file: string) => entriesOf<Entry>(file)
 
 const moment = Effect.flatMap(Random.nextIntBetween(0, 3), (millis) => Effect.sleep(millis))
 
@@ -54,9 +53,10 @@ export const live = (
   const before = readLedger(ledger)
   const sent = new Set(before.map((entry) => entry.sent))
 
+  const entries = openLedger<Entry>(ledger)
   const enter = (entry: Omit<Entry, "life">) =>
     Effect.sync(() => {
-      appendFileSync(ledger, JSON.stringify({ ...entry, life: name }) + "\n")
+      entries.enter({ ...entry, life: name })
       onLine()
     })
 
@@ -114,10 +114,13 @@ export const live = (
       concurrency: finishes ? "unbounded" : width,
       discard: true
     })
-  }).pipe(Effect.provide(
-    workflows.pipe(
-      Layer.provideMerge(Engine.layerWith({ parkGrace: 2, slowPoll: "1 hour", heartbeat: "1 hour", shutdownGrace })),
-      Layer.provideMerge(SqliteStepStore.layer({ filename: database, synchronous: "NORMAL" }))
-    )
-  ))
+  }).pipe(
+    Effect.provide(
+      workflows.pipe(
+        Layer.provideMerge(Engine.layerWith({ parkGrace: 2, slowPoll: "1 hour", heartbeat: "1 hour", shutdownGrace })),
+        Layer.provideMerge(SqliteStepStore.layer({ filename: database, synchronous: "NORMAL" }))
+      )
+    ),
+    Effect.ensuring(Effect.sync(entries.close))
+  )
 }

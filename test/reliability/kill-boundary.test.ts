@@ -1,8 +1,8 @@
-import { readFileSync } from "node:fs"
 import { assert } from "@effect/vitest"
 import { Effect, Exit, FastCheck as fc, Option, Scope } from "effect"
 import { type CrashSimulator, SqliteStepStore, StepStore } from "perdure"
 import { bundleForMany, launch, type Program } from "../support/bundle.js"
+import { entriesOf } from "../support/ledger.js"
 import { temporaryFile } from "../support/stores.js"
 import { row, seed } from "./row.js"
 
@@ -76,9 +76,6 @@ const effects = recorded.flatMap((line) => line.split(" ")[1] === "step" ? [line
 const result = "reserve,chair,paid,left,left lid,right,right lid,win,yes,wide 1,wide 2,wide 3,none,true,knock,go," +
   "3,odd,2,halve,1,halve,ship"
 
-const readLedger = (file: string): ReadonlyArray<Entry> =>
-  readFileSync(file, "utf8").split("\n").slice(0, -1).map((line) => JSON.parse(line))
-
 const lifeOf = (answer: string) => answer.slice("lived ".length)
 
 type Live = (line: string) => Effect.Effect<string | null, string>
@@ -120,7 +117,7 @@ const lives = (program: string): Effect.Effect<Live, never, Scope.Scope> =>
 /** Looks from outside at what lives have left. */
 const check = (database: string, ended: ReadonlyArray<string>, deaths: number) =>
   Effect.gen(function*() {
-    const ledger = readLedger(`${database}.ledger`)
+    const ledger = entriesOf<Entry>(`${database}.ledger`)
     const acknowledged = ledger.filter((entry) => entry.acknowledged !== undefined)
     // Each life that has ended was told once, and all were told the same.
     assert.includeMembers(acknowledged.map(({ life }) => life), [...ended])

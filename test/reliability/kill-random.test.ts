@@ -1,9 +1,9 @@
-import { readFileSync } from "node:fs"
 import { SqliteClient } from "@effect/sql-sqlite-node"
 import { assert } from "@effect/vitest"
 import { Array, Effect, FastCheck as fc, Layer, Option } from "effect"
 import { SqliteStepStore, StepStore } from "perdure"
 import { bundleForMany, launch } from "../support/bundle.js"
+import { entriesOf } from "../support/ledger.js"
 import { temporaryFile } from "../support/stores.js"
 import { row, seed } from "./row.js"
 
@@ -46,9 +46,6 @@ const steps = [
 
 const raced = ["7.0 tortoise", "8.0 hare", "8.1 hare again"]
 
-const readLedger = (file: string): ReadonlyArray<LedgerEntry> =>
-  readFileSync(file, "utf8").split("\n").slice(0, -1).map((line) => JSON.parse(line))
-
 const finish = (program: string, database: string) =>
   Effect.scoped(Effect.gen(function*() {
     const worker = yield* launch(program, [database, `${database}.ledger`, "finish"])
@@ -72,7 +69,7 @@ const killAt = (program: string, database: string, { lines, millis }: Moment) =>
 /** Looks from outside at what the lives over a database have left. */
 const check = (database: string) =>
   Effect.gen(function*() {
-    const ledger = readLedger(`${database}.ledger`)
+    const ledger = entriesOf<LedgerEntry>(`${database}.ledger`)
     const effects = Array.groupBy(ledger.filter(({ effect }) => effect !== undefined), ({ effect }) => effect!)
     const acknowledged = Array.groupBy(
       ledger.filter(({ acknowledged }) => acknowledged !== undefined),

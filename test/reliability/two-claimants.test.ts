@@ -4,7 +4,7 @@
  * In most trials processes ask the store: they claim, write and give back, in rounds that begin together. The checker knows what each
  * was answered, and what is in the tables. In the others whole engines are after one run.
  */
-import { readFileSync, truncateSync, writeFileSync } from "node:fs"
+import { truncateSync, writeFileSync } from "node:fs"
 import { assert } from "@effect/vitest"
 import Sqlite from "better-sqlite3"
 import { Effect, FastCheck as fc } from "effect"
@@ -13,6 +13,7 @@ import { payloadDigest } from "../../src/internal/seals.js"
 import type { Act, Answer, Line, Write } from "../fixtures/faults/claimant.js"
 import { newRun } from "../suites/rows.js"
 import { bundle, launch, type Program } from "../support/bundle.js"
+import { entriesOf } from "../support/ledger.js"
 import { temporaryFile } from "../support/stores.js"
 import { row } from "./row.js"
 import { inTrial, scriptOf } from "./scripts.js"
@@ -360,7 +361,7 @@ const withEngines = Effect.fnUntraced(function*(
   const [name] = (JSON.parse(run.outcome) as string).split(",")
   const keys = [0, 1, 2].map((sequence) => `${workflowId}:${sequence}`)
   assert.deepStrictEqual(
-    readFileSync(ledger, "utf8").split("\n").filter((line) => line !== "").map((line): unknown => JSON.parse(line)),
+    entriesOf<unknown>(ledger),
     keys.map((stepKey) => ({ stepKey, epoch: run.epoch, attempt: 1, name }))
   )
   truncateSync(ledger)

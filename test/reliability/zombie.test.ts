@@ -5,12 +5,13 @@
  * The beats are short, so a process that lives may be taken for dead on a crowded machine, and its runs have one life more: the checker
  * counts lives by epochs.
  */
-import { readFileSync, truncateSync, writeFileSync } from "node:fs"
+import { truncateSync, writeFileSync } from "node:fs"
 import { assert } from "@effect/vitest"
 import Sqlite from "better-sqlite3"
 import { Effect, FastCheck as fc, Schedule } from "effect"
 import type { Entry, Job } from "../fixtures/faults/zombie.js"
 import { bundle, launch, type Program } from "../support/bundle.js"
+import { entriesOf } from "../support/ledger.js"
 import { temporaryFile } from "../support/stores.js"
 import { row } from "./row.js"
 import { inTrial, scriptOf } from "./scripts.js"
@@ -84,9 +85,7 @@ class Outside {
   }
 
   entries(): ReadonlyArray<Entry> {
-    return readFileSync(this.ledger, "utf8").split("\n").filter((line) => line !== "").map((line): Entry =>
-      JSON.parse(line)
-    )
+    return entriesOf<Entry>(this.ledger)
   }
 
   acknowledged(id: string): ReadonlyArray<Entry> {
