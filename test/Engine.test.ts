@@ -999,6 +999,29 @@ describe.each(stores)("Engine (%s)", (_, store) => {
         expect(yield* statusOf(jobId)).toBe("COMPLETED")
       }))
 
+    test("does not wait for what an earlier life of it still tries to write, nor does the engine that closes", () =>
+      withFaults((faults) =>
+        Effect.gen(function*() {
+          let deaths = 1
+          const engine = yield* openEngine({
+            workflows: [live(Effect.suspend(() => deaths-- > 0 ? Effect.die("boom") : Effect.succeed("lives")))],
+            slowPoll: "1000 days"
+          })
+          // It is stopped, and told that it is not, and tries again in a while, which does not pass.
+          let untold = 0
+          faults.commit = (batch, call) =>
+            batch.some(brings("STOPPED")) && untold++ === 0
+              ? Effect.zipRight(call, Effect.fail(new Errors.StoreBusy(where)))
+              : call
+          yield* engine.run(Job.start())
+          yield* eventually(statusOf(jobId), (status) => status === "STOPPED")
+          yield* engine.run(Job.resume(jobId))
+          yield* eventually(statusOf(jobId), (status) => status === "COMPLETED")
+          yield* engine.close
+          expect(untold).toBe(1)
+        })
+      ))
+
     test("is not lost where the call that claims it is interrupted", () =>
       withFaults((faults) =>
         Effect.gen(function*() {

@@ -234,6 +234,8 @@ export class Roster {
   ): Residency {
     const { workflowId } = identity
     const before = this.residents.get(workflowId)
+    // Its epoch is over. What it still tries to write is in vain, and must not be waited for.
+    before?.giveUp()
     const residency = new Residency(identity, this.options.store, this.options.household)
     residency.foreseen = recorded
     this.residents.set(workflowId, residency)
