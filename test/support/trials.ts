@@ -1,6 +1,7 @@
 /** Random workflows, with all that a person may write in one, and the world outside in which they do something. */
 import { Cause, Clock, Effect, FastCheck as fc, Ref, Schedule, Schema } from "effect"
 import { Branch, Child, Signal, Step, Workflow } from "perdure"
+import { placeOf } from "../../src/internal/place.js"
 
 export type Concurrency = number | "unbounded" | undefined
 
@@ -253,6 +254,12 @@ type Body = Effect.Effect<unknown, string, Workflow.Run>
 
 const asText = (error: string | { readonly _tag: string }) => typeof error === "string" ? error : error._tag
 
+/** Whether the body is being ended because its run is to leave memory: what it does then is not what it has done. */
+const hasToLeave = Effect.withFiberRuntime<boolean>((fiber) => {
+  const place = placeOf(fiber)
+  return Effect.succeed("run" in place && place.run.closed)
+})
+
 /** The body of a workflow in a world. */
 export const bodyOf = (
   { body, end, generations }: Trials,
@@ -265,8 +272,10 @@ export const bodyOf = (
     world.trace = trace
     const ref = yield* Ref.make(0)
     const note = (what: string) =>
-      Effect.map(Clock.currentTimeMillis, (now) => {
-        trace.push(`${what} @${now}`)
+      Effect.zipWith(Clock.currentTimeMillis, hasToLeave, (now, leaves) => {
+        if (!leaves) {
+          trace.push(`${what} @${now}`)
+        }
       })
 
     const step = (node: StepTrial, path: string): Body => {
