@@ -167,6 +167,22 @@ describe("crashEverywhere finds", () => {
       expect(nobody.message).toContain("Give `layer` what toLayer of workflow \"greeting\" has made")
     }))
 
+  it.effect("a body that does something else each time that it is run", () =>
+    Effect.gen(function*() {
+      const later = (body: Effect.Effect<string, string, Workflow.Run>) => {
+        let lives = 0
+        return Effect.suspend(() => lives++ === 0 ? Effect.succeed("first") : body)
+      }
+      const begins = yield* flaw(later(step("another")))
+      expect(begins.message).toMatch(/replay .* differs: it begins step "another" \(0\), of which nothing is recorded/)
+      const waits = yield* flaw(later(Effect.never))
+      expect(waits.message).toMatch(
+        /replay .* differs: it stops: .* it waits for something that nothing recorded can bring/
+      )
+      const continues = yield* flaw(later(Greeting.continueAsNew({ name: "Grace" })))
+      expect(continues.message).toMatch(/replay .* differs: it goes on in another generation, with .*Grace/)
+    }))
+
   it.effect("a body that dies", () =>
     Effect.gen(function*() {
       const error = yield* flaw(Effect.die("broken"))
