@@ -111,6 +111,24 @@ for (const [store, layer] of stores) {
         expect(yield* Fiber.join(fiber)).toBe("7")
       }).pipe(running(Effect.map(take, String))))
 
+    test("a cancellation that is on its way into the history keeps it from leaving", () =>
+      withFaults((faults) =>
+        Effect.gen(function*() {
+          const { begun, open, pass } = gate()
+          faults.commit = (batch, call) =>
+            batch.some(({ steps }) => steps.some(({ kind }) => kind === "cancel")) ? Effect.zipRight(pass, call) : call
+          yield* begin
+          const waiting = yield* Effect.fork(failure(end))
+          yield* turns(20)
+          yield* Sleeper.cancel("wf")
+          yield* begun
+          // The grace is over before the body has been told.
+          yield* TestClock.adjust("1 second")
+          yield* open
+          expect(yield* Fiber.join(waiting)).toMatchObject({ _tag: "RunCancelled" })
+        }).pipe(running(Effect.map(take, String)))
+      ))
+
     test("the answer to a token wakes it", () =>
       Effect.gen(function*() {
         const given = yield* Deferred.make<string>()

@@ -26,6 +26,8 @@ export class Cancellation {
   told: CancelReason | null = null
   /** It is in the history, or on its way there. */
   isRecorded = false
+  /** It is on its way there: the body will be told. */
+  isUnderWay = false
   private reason: CancelReason | null
 
   private readonly run: Cancellable
@@ -50,6 +52,7 @@ export class Cancellation {
     }
     if (!this.isRecorded) {
       this.isRecorded = true
+      this.isUnderWay = true
       this.run.household.fork(this.run.record(this.rowOf(this.reason)))
     }
     return true
@@ -58,6 +61,7 @@ export class Cancellation {
   /** Tells the body; of one that has ended, it is void. */
   hand(record: StepRow): void {
     this.isRecorded = true
+    this.isUnderWay = false
     if (!this.run.concluding) {
       this.told = record.stepId === "deadline" ? "deadline" : "cancelled"
       this.run.sequencer.cause(() => this.run.interruptBody())

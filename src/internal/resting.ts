@@ -17,7 +17,7 @@ interface Rester {
   readonly sequencer: Sequencer
   readonly mailbox: Mailbox
   readonly children: AwaitedChildren
-  readonly cancellation: { readonly isRecorded: boolean }
+  readonly cancellation: { readonly isRecorded: boolean; readonly isUnderWay: boolean }
   readonly closed: boolean
   readonly now: () => number
   readonly finish: (
@@ -63,7 +63,8 @@ export class Resting {
   private get wakeAt(): Option.Option<WakeAt> {
     const { cancellation, closed, identity, mailbox, sequencer } = this.run
     const { waits } = this
-    if (!identity.parks || closed || mailbox.busy || waits.size === 0 || sequencer.waiting !== waits.size) {
+    const isTold = !mailbox.busy && !cancellation.isUnderWay
+    if (!identity.parks || closed || !isTold || waits.size === 0 || sequencer.waiting !== waits.size) {
       return Option.none()
     }
     let wakeAt = cancellation.isRecorded ? null : identity.deadlineAt
