@@ -327,7 +327,7 @@ describe("failures", () => {
         "SQLITE_LOCKED_SHAREDCACHE",
         "SQLITE_PROTOCOL"
       ],
-      StoreFull: ["SQLITE_FULL"],
+      StoreFull: ["SQLITE_FULL", "SQLITE_IOERR_SHMSIZE"],
       StoreReadOnly: ["SQLITE_READONLY", "SQLITE_READONLY_DBMOVED", "SQLITE_PERM"],
       StoreCorrupt: ["SQLITE_CORRUPT", "SQLITE_CORRUPT_VTAB", "SQLITE_NOTADB"],
       StoreUnavailable: ["SQLITE_CANTOPEN", "SQLITE_IOERR_READ", "SQLITE_NOMEM", "SQLITE_ERROR", "SQLITE_SCHEMA"],

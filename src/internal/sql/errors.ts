@@ -14,10 +14,13 @@ type Translation = readonly [symptom: RegExp, error: (facts: Facts) => StoreErro
 export const isTaken = (target: string, detail: string): StoreError =>
   new StoreUnavailable({ target, detail: `${detail} and is not Perdure's: give this store a tablePrefix` })
 
-/** The first that matches counts. `SQLITE_PROTOCOL` is what a race for the WAL's locks looks like. */
+/**
+ * The first that matches counts. `SQLITE_PROTOCOL` is what a race for the WAL's locks looks like, and `SHMSIZE` a disk without room for
+ * the index of the WAL.
+ */
 const translations: ReadonlyArray<Translation> = [
   [/^SQLITE_(BUSY|LOCKED|PROTOCOL)/, (facts) => new StoreBusy(facts)],
-  [/^SQLITE_FULL/, (facts) => new StoreFull(facts)],
+  [/^SQLITE_(FULL|IOERR_SHMSIZE)/, (facts) => new StoreFull(facts)],
   [/^SQLITE_(READONLY|PERM)/, (facts) => new StoreReadOnly(facts)],
   [/^SQLITE_(CORRUPT|NOTADB)/, (facts) => new StoreCorrupt({ ...facts, workflowId: null })],
   [/^SQLITE_(CONSTRAINT|TOOBIG|MISMATCH|RANGE)/, (facts) => new StoreRejected(facts)],
