@@ -97,11 +97,20 @@ export interface Program {
   readonly kill: Effect.Effect<void>
 }
 
-/** Starts a program, which is killed at the latest when the scope closes. */
-export const launch = (program: string, args: ReadonlyArray<string>): Effect.Effect<Program, never, Scope.Scope> =>
+/**
+ * Starts a program, which is killed at the latest when the scope closes.
+ *
+ * @param through - a command that becomes the one it is given
+ */
+export const launch = (
+  program: string,
+  args: ReadonlyArray<string>,
+  through: ReadonlyArray<string> = []
+): Effect.Effect<Program, never, Scope.Scope> =>
   Effect.acquireRelease(
     Effect.sync(() => {
-      const child = spawn(process.execPath, [program, ...args], { stdio: "pipe" })
+      const [command = "", ...rest] = [...through, process.execPath, program, ...args]
+      const child = spawn(command, rest, { stdio: "pipe" })
       let complaints = ""
       child.stderr.on("data", (text: Buffer) => {
         complaints += text.toString()
