@@ -45,6 +45,7 @@ import {
   ensure,
   explain,
   keepLog,
+  mustBeFile,
   open,
   prepare,
   type Synchronous,
@@ -174,27 +175,31 @@ export const layerClient = (
 
 const fromFile = (options: Options): Effect.Effect<StepStore.StepStore["Type"], StoreError, Scope.Scope> => {
   const target = options.filename
-  return Effect.gen(function*() {
-    // The driver takes an empty name for a temporary database, and cuts a name at a NUL.
-    yield* ensure(
-      /^\s*[^\s\0][^\0]*$/.test(target),
-      () => new StoreUnavailable({ target: JSON.stringify(target), detail: "it is no name for a file" })
-    )
-    const complete = yield* validated(target, options)
-    yield* keepLog(target)
-    const prepared = new Prepared()
-    const connection = yield* Effect.mapError(open({ filename: target }), (failure) => toStoreError(target, failure))
-    const session = new Session(connection, prepared)
-    const database = makeDatabase({
-      target,
-      prepared,
-      busy: options.busy,
-      ...ownConnection(session)
-    })
-    yield* useWal(database, complete.tablePrefix)
-    return yield* fromDatabase(database, complete, null)
-  }).pipe(Effect.catchAll(explain(target)))
+  // The driver takes an empty name for a temporary database, and cuts a name at a NUL.
+  return ensure(
+    /^\s*[^\s\0][^\0]*$/.test(target),
+    () => new StoreUnavailable({ target: JSON.stringify(target), detail: "it is no name for a file" })
+  ).pipe(
+    Effect.zipRight(mustBeFile(target)),
+    Effect.zipRight(validated(target, options)),
+    Effect.flatMap((complete) => Effect.catchAll(fromName(target, complete), explain(target)))
+  )
 }
+
+const fromName = Effect.fnUntraced(function*(target: string, options: Complete) {
+  yield* keepLog(target)
+  const prepared = new Prepared()
+  const connection = yield* Effect.mapError(open({ filename: target }), (failure) => toStoreError(target, failure))
+  const session = new Session(connection, prepared)
+  const database = makeDatabase({
+    target,
+    prepared,
+    busy: options.busy,
+    ...ownConnection(session)
+  })
+  yield* useWal(database, options.tablePrefix)
+  return yield* fromDatabase(database, options, null)
+})
 
 const fromClient = Effect.fnUntraced(function*(options: ClientOptions) {
   const sql = yield* SqlClient
@@ -240,9 +245,11 @@ const validated = (target: string, options: ClientOptions) => {
   return Effect.as(validate(target, complete.tablePrefix, complete.namespace), complete)
 }
 
+type Complete = Effect.Effect.Success<ReturnType<typeof validated>>
+
 const fromDatabase = Effect.fnUntraced(function*(
   database: Database,
-  options: Effect.Effect.Success<ReturnType<typeof validated>>,
+  options: Complete,
   client: Client | null
 ) {
   const { busy, namespace, pollInterval, synchronous, tablePrefix } = options

@@ -81,6 +81,15 @@ export const keepLog = (filename: string): Effect.Effect<void, StoreError> =>
         }))
   )
 
+/** SQLite waits at a pipe, puts a log beside a device, and says of a folder only that it cannot be opened. */
+export const mustBeFile = (filename: string): Effect.Effect<void, StoreError> =>
+  Effect.flatMap(
+    Effect.orElseSucceed(Effect.try(() => statSync(filename).isFile()), () => true),
+    (isFile) =>
+      ensure(isFile, () =>
+        new StoreUnavailable({ target: filename, detail: "it is no file, but a folder, a device, a pipe or a socket" }))
+  )
+
 /** Of a file that cannot be looked at, opening it says why. */
 const sizeOf = (path: string): Effect.Effect<number> =>
   Effect.orElseSucceed(Effect.try(() => statSync(path).size), () => 0)
@@ -217,19 +226,24 @@ const migrate = Effect.fnUntraced(function*(database: Database, prefix: string) 
 /** Tells a file that cannot be reached from one that this process may not write. */
 export const explain = (filename: string) => (error: StoreError): Effect.Effect<never, StoreError> =>
   error._tag === "StoreUnavailable"
-    ? Effect.if(Effect.exists([filename, dirname(filename)], isForbidden), {
+    ? Effect.if(isForbidden(filename), {
       onTrue: () => Effect.fail(new StoreReadOnly(error)),
       onFalse: () => Effect.fail(error)
     })
     : Effect.fail(error)
 
-const isForbidden = (path: string): Effect.Effect<boolean> =>
+const isForbidden = (filename: string): Effect.Effect<boolean> =>
+  Effect.map(Effect.all([accessTo(filename), accessTo(dirname(filename))]), (codes) => forbidden.test(codes.join()))
+
+/** The file may not be used, or else the folder of one that is there or could be there. */
+const forbidden = /^(EACCES|EPERM|EROFS)|^(ENOENT)?,(EACCES|EPERM|EROFS)/
+
+/** Why a file or folder cannot be read and written; the empty text if it can. */
+const accessTo = (path: string): Effect.Effect<string> =>
   Effect.try({
     try: () => accessSync(path, constants.R_OK | constants.W_OK),
-    catch: (cause) => (cause as NodeJS.ErrnoException).code
-  }).pipe(
-    Effect.match({ onSuccess: () => false, onFailure: (code) => /^(EACCES|EPERM|EROFS)$/.test(String(code)) })
-  )
+    catch: (cause) => String((cause as NodeJS.ErrnoException).code)
+  }).pipe(Effect.match({ onSuccess: () => "", onFailure: (code) => code }))
 
 /**
  * Reports when another connection commits, unless housekeeping is off. Its failures are temporary, or somebody else meets them
