@@ -515,6 +515,24 @@ describe("a transaction that does not end well", () => {
       )
     }))
 
+  test("is begun anew if the database has rolled it back meanwhile, whatever its effect makes of that", () =>
+    Effect.gen(function*() {
+      const sql = yield* SqlClient.SqlClient
+      const limit = (pages: number) => Effect.orDie(sql.unsafe(`PRAGMA max_page_count = ${pages}`))
+      const body = Effect.gen(function*() {
+        yield* enter("a")
+        // Without room for it, SQLite ends the whole transaction.
+        yield* Effect.ignore(sql`INSERT INTO entries VALUES (${"x".repeat(100_000)})`)
+        yield* limit(1_000_000)
+        return "t"
+      }).pipe(Step.transaction("t"))
+      yield* limit(1)
+      const run = yield* Effect.fork(Workflow.run("wf", body))
+      yield* closing(Fiber.await(run))
+      expect(yield* Fiber.join(run)).toBe("t")
+      expect((yield* entries).map((entry) => entry.slice(0, 1))).toEqual(["a", "x"])
+    }).pipe(inEngine(), Effect.provide(Logger.remove(Logger.defaultLogger))))
+
   test("has ended with its record, whatever comes after", () =>
     withTransact(
       (transact) => Effect.zipLeft(transact, Effect.never),

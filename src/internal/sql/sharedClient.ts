@@ -97,6 +97,7 @@ export const make = (options: {
     const begin: Work<boolean> = Effect.fnUntraced(function*(session) {
       yield* session.change(statements.begin, [])
       open = true
+      yield* session.change(statements.mark, [])
       return (yield* session.change(statements.fence, [namespace, workflowId, epoch])) === 1
     })
     const commit = (ending: () => StepStore.Committing | null): Work<StepStore.TransactionEnd> =>
@@ -105,6 +106,8 @@ export const make = (options: {
         if (last === null) {
           return "RolledBack"
         }
+        // The database may have ended the transaction at an error that the effect has got over: then the record would stand alone.
+        yield* session.change(statements.unmark, [])
         const values: Array<Value> = []
         statements.bindStep(values, { workflowId, generation, row: last.row })
         const changed = yield* session.change(statements.putSteps.single.sql, values)

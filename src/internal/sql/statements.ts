@@ -253,6 +253,9 @@ export const make = (dialect: Dialect, prefix: string, namespace: string) => {
     begin: dialect.begin,
     commit: "COMMIT",
     rollback: "ROLLBACK",
+    // Gone with the transaction that it was made in.
+    mark: "SAVEPOINT perdure_step",
+    unmark: "RELEASE perdure_step",
 
     // -- commit
 
