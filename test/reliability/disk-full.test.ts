@@ -55,7 +55,7 @@ const statuses = new Map([
 ])
 
 /** Looks from outside at what a trial has left. */
-const check = ({ complaints, database, failure, ledger, refusals }: Report) => {
+const check = ({ complaints, database, failure, ledger, pays, refusals }: Report) => {
   assert.isNull(failure, failure ?? "")
   assert.deepStrictEqual(complaints, [])
   assert.includeMembers(["StoreFull", "ClientRefused"], [...refusals])
@@ -87,12 +87,16 @@ const check = ({ complaints, database, failure, ledger, refusals }: Report) => {
       assert.deepStrictEqual(JSON.parse(outcome), result, ended)
     }
     const steps = bare.prepare<[], { key: string; output: string }>(
-      "SELECT step_key AS key, output FROM steps WHERE kind = 'step' AND final"
+      "SELECT step_key AS key, output FROM steps WHERE kind = 'step' AND final AND step_id <> 'pay'"
     ).all()
     // Of the run that is cancelled, perhaps none.
     assert.isAtLeast(steps.length, 6 * work.length)
     for (const { key, output } of steps) {
       assert.strictEqual(JSON.parse(output).nonce, latest.get(key), key)
+    }
+    if (pays) {
+      const paid = bare.prepare("SELECT n FROM payments ORDER BY n").pluck().all()
+      assert.deepStrictEqual(paid, [1, 2, 3], "payments, each made once")
     }
   } finally {
     bare.close()
