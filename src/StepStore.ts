@@ -966,10 +966,13 @@ type Opened<A> = Effect.Effect<A, StoreError>
 
 const isAtHand = <A>(opened: Opened<A>): opened is Either.Either<A, StoreError> => Either.isEither(opened)
 
-const openEach = <Row, A>(rows: ReadonlyArray<Row>, open: (row: Row) => Opened<A>): Opened<ReadonlyArray<A>> => {
+const openEach = <Row, A>(
+  rows: ReadonlyArray<Row>,
+  open: (row: Row, i: number) => Opened<A>
+): Opened<ReadonlyArray<A>> => {
   const all: Array<A> = []
-  for (const row of rows) {
-    const opened = open(row)
+  for (let i = 0; i < rows.length; i++) {
+    const opened = open(rows[i]!, i)
     if (!isAtHand(opened)) {
       return Effect.forEach(rows, open)
     }
@@ -1198,8 +1201,12 @@ const lift = (encoded: Encoded, codec: PayloadCodecShape): StepStore["Type"] => 
       ? Either.right({ ...row, status: row.status })
       : Either.left(damaged(row.workflowId, `its status is ${JSON.stringify(row.status)}`))
 
-  const openRun = (row: RunRowEncoded): Opened<RunRow> => {
-    const { outcomeCodec, payloadCodec, status, workflowId } = row
+  /** @param workflowId - the run that was asked for: an index that is damaged may lead to another one */
+  const openRun = (row: RunRowEncoded, workflowId: string): Opened<RunRow> => {
+    const { outcomeCodec, payloadCodec, status } = row
+    if (row.workflowId !== workflowId) {
+      return Either.left(damaged(workflowId, `run ${JSON.stringify(row.workflowId)} is found in its place`))
+    }
     if (!isRunStatus(status)) {
       return Either.left(damaged(workflowId, `its status is ${JSON.stringify(status)}`))
     }
@@ -1251,9 +1258,10 @@ const lift = (encoded: Encoded, codec: PayloadCodecShape): StepStore["Type"] => 
   /** What is wrong with one run is said of that run, and leaves the others alone. */
   const openApart = <A>(
     row: RunRowEncoded,
+    workflowId: string,
     made: (run: Either.Either<RunRow, StoreError>) => A
   ): Opened<A> => {
-    const run = openRun(row)
+    const run = openRun(row, workflowId)
     return isAtHand(run) ? Either.right(made(run)) : Effect.map(Effect.either(run), made)
   }
 
@@ -1360,27 +1368,32 @@ const lift = (encoded: Encoded, codec: PayloadCodecShape): StepStore["Type"] => 
     }))
 
   /** The batch is written by now: what is wrong with a row that was there already must not fail the others. */
-  const openAnswer = (answer: CommitAnswer<RunRowEncoded>): Opened<CommitAnswer> =>
-    answer._tag === "Exists" ? openApart(answer.run, (run) => ({ _tag: "Exists", run })) : Either.right(answer)
+  const openAnswer = (answer: CommitAnswer<RunRowEncoded>, workflowId: string): Opened<CommitAnswer> =>
+    answer._tag === "Exists"
+      ? openApart(answer.run, workflowId, (run) => ({ _tag: "Exists", run }))
+      : Either.right(answer)
 
   const isOpened = (answer: CommitAnswer<unknown>): answer is CommitAnswer<never> => answer._tag !== "Exists"
 
   const openAnswers = (
+    batch: ReadonlyArray<RunUpdate>,
     answers: ReadonlyArray<CommitAnswer<RunRowEncoded>>
   ): Effect.Effect<ReadonlyArray<CommitAnswer>, StoreError> =>
-    answers.every(isOpened) ? Effect.succeed(answers) : openEach(answers, openAnswer)
+    answers.every(isOpened)
+      ? Effect.succeed(answers)
+      : openEach(batch, ({ workflowId }, i) => openAnswer(answers[i]!, workflowId))
 
   const share = (client: SharedClientEncoded): SharedClient => ({
     isHeld: client.isHeld,
     insert: (run, row) =>
       seal(run.workflowId, row.payload).pipe(
         Effect.flatMap((payload) => client.insert(run, sealInsert(run, row, payload))),
-        Effect.flatMap(openAnswer)
+        Effect.flatMap((answer) => openAnswer(answer, run.workflowId))
       ),
     send: (workflowId, signal) =>
       seal(workflowId, signal.value).pipe(
         Effect.flatMap((value) => client.send(workflowId, sealSignal(workflowId, signal, value))),
-        Effect.flatMap(openAnswer)
+        Effect.flatMap((answer) => openAnswer(answer, workflowId))
       ),
     is: client.is,
     transact: ({ committed, position, run, work }) =>
@@ -1423,10 +1436,10 @@ const lift = (encoded: Encoded, codec: PayloadCodecShape): StepStore["Type"] => 
     target: encoded.target,
     namespace: encoded.namespace,
     sharedClient: encoded.sharedClient === null ? null : share(encoded.sharedClient),
-    commit: (batch) => withoutTransaction(Effect.flatMap(sealed(batch), openAnswers)),
+    commit: (batch) => withoutTransaction(Effect.flatMap(sealed(batch), (answers) => openAnswers(batch, answers))),
     claim: (options) =>
       openAll(encoded.claim(options), (row) =>
-        openApart(row, (run): Claimed => ({
+        openApart(row, row.workflowId, (run): Claimed => ({
           workflowId: row.workflowId,
           generation: row.generation,
           epoch: row.epoch,
@@ -1435,13 +1448,13 @@ const lift = (encoded: Encoded, codec: PayloadCodecShape): StepStore["Type"] => 
     run: (workflowId) =>
       withoutTransaction(Effect.flatMap(
         encoded.run(workflowId),
-        (row) => row === null ? Effect.succeedNone : Effect.asSome(openRun(row))
+        (row) => row === null ? Effect.succeedNone : Effect.asSome(openRun(row, workflowId))
       )),
     owned: (worker) => withoutTransaction(encoded.owned(worker)),
     ended: (workflowIds) =>
       openAll(
         encoded.ended(workflowIds),
-        (row) => openApart(row, (run) => ({ workflowId: row.workflowId, run }))
+        (row) => openApart(row, row.workflowId, (run) => ({ workflowId: row.workflowId, run }))
       ),
     inboxes: (workflowIds) => withoutTransaction(encoded.inboxes(workflowIds)),
     mail: (workflowId, wanted) =>

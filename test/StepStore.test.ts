@@ -1,3 +1,4 @@
+import { readFileSync, writeFileSync } from "node:fs"
 import { SqlClient } from "@effect/sql"
 import { SqliteClient } from "@effect/sql-sqlite-node"
 import { describe, expect, it, layer } from "@effect/vitest"
@@ -7,6 +8,7 @@ import { digest } from "../src/internal/digest.js"
 import { RecordsToo } from "../src/internal/interest.js"
 import { completed, everything, newRun, patch, update } from "./suites/rows.js"
 import { sqliteLayer, stores } from "./suites/stores.js"
+import { temporaryFile } from "./support/stores.js"
 
 describe.each(stores)("StepStore (%s)", (_, store) => {
   layer(store)((it) => {
@@ -618,6 +620,25 @@ describe("damage", () => {
         }
       }).pipe(Effect.provide(withStore(PayloadCodec.identity)))
     ))
+
+  it.scoped("the row of another run, to which a damaged index leads, is StoreCorrupt for the run that was asked for", () =>
+    Effect.gen(function*() {
+      const filename = yield* temporaryFile
+      const inStore = <A, E>(use: (store: StepStore.StepStore["Type"]) => Effect.Effect<A, E>) =>
+        Effect.provide(Effect.flatMap(StepStore.StepStore, use), SqliteStepStore.layer({ filename }))
+      const ids = Array.from({ length: 6 }, (_, n) => `run-${n}`)
+      yield* inStore((store) => store.commit(ids.map((id) => newRun(id))))
+      // An entry of an index is its key and the number of the row. Out of order, this one is found in place of the next.
+      const database = readFileSync(filename).toString("latin1")
+      expect(database).toContain("defaultrun-1\u0002")
+      writeFileSync(filename, database.replaceAll("defaultrun-1\u0002", "defaumtrun-1\u0002"), "latin1")
+      yield* inStore((store) =>
+        Effect.gen(function*() {
+          expect(yield* Effect.flip(store.run("run-2"))).toMatchObject({ _tag: "StoreCorrupt", workflowId: "run-2" })
+          expect(yield* Effect.flatten(store.run("run-5"))).toMatchObject({ workflowId: "run-5" })
+        })
+      )
+    }))
 
   it.effect("a note on a step that is not final is read as well as it can be", () =>
     onClient(
