@@ -479,7 +479,7 @@ const make = (namespace: string): StepStore.Encoded => {
 
   const read = <A>(answer: (state: State) => A): Effect.Effect<A> => Effect.sync(() => answer(state))
 
-  /** One update on top of a state: the next state, and the answer. */
+  /** One update on top of a state: the next state, and the answer. Children are created when all updates have been answered. */
   const apply = Effect.fnUntraced(function*(before: State, update: StepStore.RunUpdateEncoded) {
     const found = runOf(before, update.workflowId)
     if (update.insert !== null && found !== null) {
@@ -506,14 +506,8 @@ const make = (namespace: string): StepStore.Encoded => {
     for (const row of update.attempts) {
       records = yield* putAttempt(records, row)
     }
-    let after = putRun(before, { ...run, ...update.patch, ...(yield* nextOf(run, update)) })
-    for (const child of update.children) {
-      if (!HashMap.has(after.runs, child.workflowId)) {
-        const identity = { workflowId: child.workflowId, generation: 0, epoch: 0 }
-        after = putRun(after, toRun(identity, child.insert))
-      }
-    }
-    after = yield* exchange(after, update)
+    const patched = putRun(before, { ...run, ...update.patch, ...(yield* nextOf(run, update)) })
+    const after = yield* exchange(patched, update)
     return [
       { ...after, records: HashMap.set(after.records, recordsKey(workflowId, generation), records) },
       { _tag: "Accepted" }
@@ -535,6 +529,11 @@ const make = (namespace: string): StepStore.Encoded => {
           }
           next = after
           answers.push(answer)
+        }
+        for (const { insert, workflowId } of written.flatMap((update) => update.children)) {
+          next = HashMap.has(next.runs, workflowId)
+            ? next
+            : putRun(next, toRun({ workflowId, generation: 0, epoch: 0 }, insert))
         }
         for (const workflowId of new Set(written.flatMap((update) => update.tells))) {
           const run = runOf(next, workflowId)

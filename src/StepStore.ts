@@ -755,8 +755,9 @@ export interface Encoded {
   readonly sharedClient: SharedClientEncoded | null
   /**
    * Applies a batch in one transaction, and answers for each update in turn. A run stands in a batch at most once. An
-   * update that is not accepted leaves the others alone. What comes from outside holds one signal or a `cancelAt`. A step that would
-   * overwrite a final row, and a signal that cannot be taken, fail the batch with `StoreRejected`.
+   * update that is not accepted leaves the others alone, and a child that is created is not there yet for them. What comes from
+   * outside holds one signal or a `cancelAt`. A step that would overwrite a final row, and a signal that cannot be taken, fail the
+   * batch with `StoreRejected`.
    */
   readonly commit: (
     batch: ReadonlyArray<RunUpdateEncoded>

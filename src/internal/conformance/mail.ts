@@ -281,6 +281,24 @@ export const mail: Cases = {
     yield* equal("the one that was there", (yield* rowOf(`~${id}/b`)).name, "before")
   }),
 
+  "a child is not there yet for the other updates of its batch": Effect.gen(function*() {
+    const store = yield* StepStore
+    const id = "conformance-mail/children-of-batch"
+    const child = `~${id}/child`
+    yield* create(id)
+    const created = update(id, 1, { children: [{ workflowId: child, insert: insert({ name: "child" }) }] })
+    const sent = update(child, null, { signals: [signal("a")] })
+    yield* equal("the answers to both", yield* store.commit([created, sent]), [accepted, fenced])
+    const given = update(`${child}/2`, 4, { insert: insert({ name: "given" }) })
+    const second = update(id, 1, { children: [{ workflowId: `${child}/2`, insert: insert({ name: "child" }) }] })
+    yield* equal("the answers to one that is given too", yield* store.commit([second, given]), [accepted, accepted])
+    yield* equal(
+      "the names",
+      [(yield* rowOf(child)).name, (yield* rowOf(`${child}/2`)).name],
+      ["child", "given"]
+    )
+  }),
+
   "nothing of an update that is refused is written": Effect.gen(function*() {
     const store = yield* StepStore
     const id = "conformance-mail/refused"
