@@ -304,24 +304,6 @@ describe("hazard 5: a migration can be reported and not made", () => {
       const rows = yield* Effect.provide(useStore("run"), SqliteStepStore.layer({ filename }))
       expect(rows).toHaveLength(1)
     })))
-
-  it.live("eight processes that open a new file at once all succeed", () =>
-    Effect.scoped(Effect.gen(function*() {
-      const filename = yield* temporaryFile
-      const gate = `${filename}.gate`
-      const processes = yield* Effect.forEach(
-        Array.from({ length: 8 }, (_, index) => `run-${index}`),
-        (id) => start("openStore", [filename, id, gate])
-      )
-      const lines = Effect.forEach(processes, (process) => process.line, { concurrency: "unbounded" })
-      expect(new Set(yield* lines)).toEqual(new Set(["ready"]))
-      writeFileSync(gate, "")
-      const answers = yield* lines
-      expect(answers).toEqual(Array.from({ length: 8 }, () => "Accepted"))
-      const bare = yield* openBare(filename)
-      expect(bare.prepare("SELECT count(*) AS runs FROM workflows").get()).toEqual({ runs: 8 })
-      expect(bare.pragma("integrity_check", { simple: true })).toBe("ok")
-    })))
 })
 
 describe("hazard 6: old versions of SQLite corrupt databases", () => {

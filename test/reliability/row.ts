@@ -6,8 +6,13 @@ import { assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
 import type { TestContext } from "vitest"
 
+/** Fixed cases may be tried all again, so many times. */
+export interface Rounds {
+  readonly rounds: number
+}
+
 /** How often a row is tried: so many times, for so many seconds, or in as many ways as there are. */
-export type Count = number | { readonly seconds: number } | "all"
+export type Count = number | { readonly seconds: number } | Rounds | "all"
 
 export interface Row {
   /** By which the command line selects it. */
@@ -41,7 +46,8 @@ const atNight = process.env.PERDURE_NIGHT !== undefined
 /** Of all that is random in the rows. */
 export const seed = Number(process.env.FC_SEED)
 
-const shown = (count: Count): string => typeof count === "object" ? `${count.seconds} s` : String(count)
+const shown = (count: Count): string =>
+  typeof count === "object" ? "seconds" in count ? `${count.seconds} s` : `all × ${count.rounds}` : String(count)
 
 /** How often a row is tried now; `PERDURE_COUNT` changes it at night. */
 const countOf = ({ ci, night }: Row): Count => {
@@ -50,7 +56,10 @@ const countOf = ({ ci, night }: Row): Count => {
   if (given === undefined || count === "all") {
     return count
   }
-  return typeof count === "number" ? Number(given) : { seconds: Number(given) }
+  if (typeof count === "number") {
+    return Number(given)
+  }
+  return "seconds" in count ? { seconds: Number(given) } : { rounds: Number(given) }
 }
 
 const define = <C extends Count, E>(
@@ -123,5 +132,28 @@ export const fixedRow = <E>(
     { ...row, ci: "all", night: "all" },
     minutes,
     () => trials,
+    (done) => assert.isAtLeast(done, atLeast, "cases that were tried")
+  )
+
+/** A row of fixed cases, of which there are `atLeast` so many: all of them once, and again and again at night. */
+export const repeatedRow = <E>(
+  row: Omit<Row, "ci" | "night"> & { readonly night: Rounds | { readonly seconds: number } },
+  minutes: number,
+  atLeast: number,
+  trials: (round: number) => Effect.Effect<number, E>
+): void =>
+  define<Rounds | { readonly seconds: number } | "all", E>(
+    { ...row, ci: "all" },
+    minutes,
+    (count) =>
+      Effect.gen(function*() {
+        const until = typeof count === "object" && "seconds" in count ? performance.now() + 1_000 * count.seconds : 0
+        const rounds = typeof count === "object" && "rounds" in count ? count.rounds : 1
+        let done = 0
+        for (let round = 0; round < rounds || performance.now() < until; round++) {
+          done += yield* trials(round)
+        }
+        return done
+      }),
     (done) => assert.isAtLeast(done, atLeast, "cases that were tried")
   )
