@@ -30,8 +30,9 @@ export class PayloadCodecError extends Schema.TaggedError<PayloadCodecError>()("
  * @category models
  */
 export interface PayloadCodecShape {
-  /** Stored beside each payload, so that a later codec can still read what this one wrote. */
+  /** Stored beside each payload, so that a later codec can still read what this one wrote. At most 256 bytes. */
   readonly name: string
+  /** What it answers must be well-formed Unicode: bytes go in base64. */
   readonly encode: (json: string) => Effect.Effect<string, PayloadCodecError>
   /** `name` is the codec that the record was written with: a new codec decodes the records of the one it replaces. */
   readonly decode: (stored: string, name: string) => Effect.Effect<string, PayloadCodecError>

@@ -26,6 +26,7 @@ import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import type * as Scope from "effect/Scope"
 import { type StoreError, StoreUnavailable } from "./Errors.js"
+import { nameProblem } from "./internal/names.js"
 import {
   type Busy,
   type Database,
@@ -175,9 +176,9 @@ export const layerClient = (
 
 const fromFile = (options: Options): Effect.Effect<StepStore.StepStore["Type"], StoreError, Scope.Scope> => {
   const target = options.filename
-  // The driver takes an empty name for a temporary database, and cuts a name at a NUL.
+  // The driver drops the white space around a name, takes an empty one for a temporary database, and cuts one at a NUL.
   return ensure(
-    /^\s*[^\s\0][^\0]*$/.test(target),
+    target === target.trim() && nameProblem(target, Infinity) === null,
     () => new StoreUnavailable({ target: JSON.stringify(target), detail: "it is no name for a file" })
   ).pipe(
     Effect.zipRight(mustBeFile(target)),

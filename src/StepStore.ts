@@ -21,6 +21,7 @@ import { StopReason, StoreCorrupt } from "./Errors.js"
 import { describe } from "./internal/describe.js"
 import { Housekeeping } from "./internal/housekeeping.js"
 import { RecordsToo } from "./internal/interest.js"
+import { isWellFormed, nameProblem } from "./internal/names.js"
 import { attemptDigest, outcomeDigest, payloadDigest, signalDigest, stepDigest } from "./internal/seals.js"
 import { withoutTransaction } from "./internal/transaction.js"
 import { identity, PayloadCodec, type PayloadCodecError, type PayloadCodecShape } from "./PayloadCodec.js"
@@ -960,7 +961,14 @@ const isWellTypedRun = (row: RunRowEncoded): boolean =>
  * @category constructors
  */
 export const make = (encoded: Encoded): Effect.Effect<StepStore["Type"]> =>
-  Effect.map(PayloadCodec, (codec) => lift(encoded, codec))
+  Effect.flatMap(PayloadCodec, (codec) => {
+    const problem = nameProblem(codec.name)
+    return problem === null
+      ? Effect.succeed(lift(encoded, codec))
+      : Effect.die(
+        new TypeError(`The name ${JSON.stringify(codec.name)} of a payload codec cannot be used: ${problem}`)
+      )
+  })
 
 /** What is known at once is an `Either`: with the identity codec, a page of rows costs no effect for each of them. */
 type Opened<A> = Effect.Effect<A, StoreError>
@@ -1000,7 +1008,12 @@ const lift = (encoded: Encoded, codec: PayloadCodecShape): StepStore["Type"] => 
     )
 
   const sealText = (workflowId: string, json: string): Effect.Effect<string, StoreError> =>
-    coded(workflowId, () => codec.encode(json))
+    Effect.filterOrFail(
+      coded(workflowId, () => codec.encode(json)),
+      isWellFormed,
+      () =>
+        damaged(workflowId, `the codec "${codec.name}" made a text with half a surrogate pair, which no database keeps`)
+    )
 
   const seal = (workflowId: string, json: string | null): Effect.Effect<string | null, StoreError> =>
     json === null ? Effect.succeed(null) : sealText(workflowId, json)

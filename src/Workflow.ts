@@ -235,7 +235,7 @@ type AnySchema = Schema.Schema<unknown, unknown, unknown>
  * @param options.success - the schema of the result; `Schema.Void` unless given
  * @param options.error - the schema of the typed error; only this error makes a run FAILED. `Schema.Never` unless given
  * @param options.idempotencyKey - derives the run's id, `name/key`, from the payload; without it each start is a run of its own
- * @param options.version - recorded on each run, for people
+ * @param options.version - at most 256 bytes; recorded on each run, for people
  * @example
  * ```ts
  * import { Effect, Schema } from "effect"
@@ -277,6 +277,14 @@ export const make = <
   const problem = name.startsWith("~") ? "names that begin with \"~\" are kept for the engine" : nameProblem(name)
   if (problem !== null) {
     throw new TypeError(`The workflow name ${JSON.stringify(name)} cannot be used: ${problem}`)
+  }
+  const versionProblem = options.version === undefined ? null : nameProblem(options.version)
+  if (versionProblem !== null) {
+    throw new TypeError(
+      `The version ${JSON.stringify(options.version)} of workflow ${
+        JSON.stringify(name)
+      } cannot be used: ${versionProblem}`
+    )
   }
   const hasFields = !Schema.isSchema(options.payload)
   const payloadSchema: AnySchema = (hasFields

@@ -211,6 +211,30 @@ describe("payload codecs", () => {
       expect(error.message).toContain("the codec \"reversed\"")
     })))
 
+  for (const name of ["", "a\0b", "\udc00", "x".repeat(257)]) {
+    it.effect(`a codec is not called ${JSON.stringify(name.slice(0, 10))}`, () =>
+      Effect.gen(function*() {
+        const store = Layer.provide(MemoryStepStore.layer, withCodec(reversed(name)))
+        const defect = yield* Effect.flip(Effect.catchAllDefect(Effect.provide(read, store), Effect.fail))
+        expect(defect).toBeInstanceOf(TypeError)
+        expect(String(defect)).toContain(`The name ${JSON.stringify(name)} of a payload codec cannot be used: `)
+      }))
+  }
+
+  it.effect("what a codec makes of halves of surrogate pairs is not written", () =>
+    Effect.gen(function*() {
+      const store = yield* StepStore.StepStore
+      const error = yield* Effect.flip(store.commit([newRun("run")]))
+      expect(error).toMatchObject({ _tag: "StoreCorrupt", workflowId: "run" })
+      expect(error.message).toContain("half a surrogate pair")
+      expect(yield* store.runs(everything)).toEqual([])
+    }).pipe(
+      Effect.provide(Layer.provide(
+        MemoryStepStore.layer,
+        withCodec({ ...reversed("halving"), encode: (json) => Effect.succeed(`${json}\ud83d`) })
+      ))
+    ))
+
   it.effect("what a codec cannot encode is not written", () =>
     onClient(
       Effect.gen(function*() {

@@ -106,6 +106,14 @@ describe("Workflow.make", () => {
     })
   }
 
+  for (const version of ["", "1.0\0", "\ud800", "x".repeat(257)]) {
+    it(`refuses the version ${JSON.stringify(version.slice(0, 10))}`, () => {
+      expect(() => Workflow.make({ name: "job", payload: {}, version })).toThrow(
+        `The version ${JSON.stringify(version)} of workflow "job" cannot be used: `
+      )
+    })
+  }
+
   it("tells what it was made of", () => {
     const Versioned = Workflow.make({ name: "versioned", payload: Schema.Number, version: "2" })
     expect(Versioned.name).toBe("versioned")

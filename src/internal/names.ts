@@ -22,6 +22,9 @@ export const nameProblem = (name: string, maxBytes = maxNameBytes): string | nul
 
 const brokenText = (text: string) => broken.test(text) ? "it contains a NUL or half a surrogate pair" : null
 
+/** Whether a text has no half of a surrogate pair, which databases and file systems turn into something else. */
+export const isWellFormed = (text: string): boolean => !/[\uD800-\uDFFF]/u.test(text)
+
 /** Says why a text cannot be a fingerprint; `null` if it can. */
 export const fingerprintProblem = (fingerprint: string): string | null => brokenText(fingerprint)
 

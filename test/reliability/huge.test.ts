@@ -156,7 +156,12 @@ const valueOf = (limit: number, { bytes, unit }: Size, transaction: boolean, sai
     }
 
     const script = `script ${bytes}`
-    yield* check("a result of a script", script, yield* Effect.exit(Workflow.run(script, Effect.sync(() => text))), "LimitExceeded")
+    yield* check(
+      "a result of a script",
+      script,
+      yield* Effect.exit(Workflow.run(script, Effect.sync(() => text))),
+      "LimitExceeded"
+    )
 
     if (transaction) {
       const body = Effect.sync(() => text).pipe(Step.transaction("make"), Effect.asVoid)
@@ -225,7 +230,11 @@ const counts = (limit: number, name: string) =>
       )
       const history = `history ${limit} ${count}`
       const run = Workflow.run(history, steps)
-      assert.strictEqual(tagOf(yield* Effect.exit(run.pipe(inEngine({ history: limit })))), expected, `records, ${said}`)
+      assert.strictEqual(
+        tagOf(yield* Effect.exit(run.pipe(inEngine({ history: limit })))),
+        expected,
+        `records, ${said}`
+      )
       const records = yield* store.history(history, 0, everything)
       assert.strictEqual(records.length, Math.min(count, limit), `records, ${said}`)
       // Where more are allowed it goes on; what is recorded is not done again, and at most the effect that was not recorded is.
@@ -278,22 +287,25 @@ const long = (program: string, options: {
     return 2
   }))
 
-const refused = (program: string) => Effect.scoped(Effect.gen(function*() {
-  const filename = yield* temporaryFile
-  const said = yield* onHeap(program, 1_000, ["refuse", filename, "0", String(100 * MiB)])
-  assert.strictEqual(said, "LimitExceeded,PayloadInvalid,SignalInvalid,RunStopped 0")
-  const folder = dirname(filename)
-  const bytes = readdirSync(folder).map((file) => statSync(join(folder, file)).size)
-  assert.isBelow(bytes.reduce((sum, one) => sum + one), MiB, "what was refused is in no file")
-  return 4
-}))
+const refused = (program: string) =>
+  Effect.scoped(Effect.gen(function*() {
+    const filename = yield* temporaryFile
+    const said = yield* onHeap(program, 1_000, ["refuse", filename, "0", String(100 * MiB)])
+    assert.strictEqual(said, "LimitExceeded,PayloadInvalid,SignalInvalid,RunStopped 0")
+    const folder = dirname(filename)
+    const bytes = readdirSync(folder).map((file) => statSync(join(folder, file)).size)
+    assert.isBelow(bytes.reduce((sum, one) => sum + one), MiB, "what was refused is in no file")
+    return 4
+  }))
 
 // ---------------------------------------------------------------------------------------------------------------------
 // the row
 // ---------------------------------------------------------------------------------------------------------------------
 
 const clientStore = Layer.orDie(
-  SqliteStepStore.layerClient({ synchronous: "NORMAL" }).pipe(Layer.provide(SqliteClient.layer({ filename: ":memory:" })))
+  SqliteStepStore.layerClient({ synchronous: "NORMAL" }).pipe(
+    Layer.provide(SqliteClient.layer({ filename: ":memory:" }))
+  )
 )
 
 /** The limits that are tried: the second is one above which a value is bound by itself. */

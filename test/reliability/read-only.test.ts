@@ -84,6 +84,12 @@ const cases: ReadonlyArray<Case> = [
   { what: "an empty name", tag: "StoreUnavailable", path: () => "" },
   { what: "a blank name", tag: "StoreUnavailable", path: () => "  " },
   { what: "a name with a NUL", tag: "StoreUnavailable", path: (folder) => join(folder, "dur\0able.db") },
+  {
+    what: "a name with white space around it",
+    tag: "StoreUnavailable",
+    path: (folder) => join(folder, "durable.db\n")
+  },
+  { what: "half a surrogate pair", tag: "StoreUnavailable", path: (folder) => join(folder, "\ud800.db") },
   { what: "a name too long for a file", tag: "StoreUnavailable", path: (folder) => join(folder, long(300)) },
   {
     what: "a path too long for SQLite",
@@ -339,7 +345,7 @@ fixedRow(
         // A name that is none is shown as a text.
         assert.include(
           message,
-          filename.includes("/") && !filename.includes("\0") ? filename : JSON.stringify(filename),
+          /^\/[\w\/.-]+$/.test(filename) ? filename : JSON.stringify(filename),
           what
         )
         assert.match(message, remedies[tag], what)
