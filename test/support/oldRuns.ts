@@ -265,15 +265,19 @@ const underWay = ["stuck/1", "undoing/1"]
 const approve = (workflowId: string, by: string) =>
   Signal.send(Approval, { workflowId, value: { by, on: new Date(1_000) }, idempotencyKey: by })
 
+/** Looks again and again, and lets others do something meanwhile. */
+const until = <A, E, R>(look: Effect.Effect<A, E, R>, holds: (value: A) => boolean): Effect.Effect<A, E, R> =>
+  Effect.flatMap(
+    look,
+    (value) => holds(value) ? Effect.succeed(value) : Effect.zipRight(Effect.sleep("10 millis"), until(look, holds))
+  )
+
 const arrived = (ids: ReadonlyArray<string>) =>
   Effect.gen(function*() {
     const store = yield* StepStore.StepStore
     const runs = new Map((yield* store.runs({ after: null, limit: 100 })).map((run) => [run.workflowId, run.status]))
     return ids.every((id) => runs.get(id) === left[id])
-  }).pipe(
-    Effect.zipLeft(Effect.sleep("20 millis")),
-    Effect.repeat({ until: (all) => all })
-  )
+  }).pipe((all) => until(all, (value) => value))
 
 /** What this clock shows is past for whoever goes on with the runs. */
 const longAgo = Effect.map(Effect.clock, (real): Clock.Clock => {
@@ -323,22 +327,16 @@ export const leaveRuns = (filename: string, copy: string) =>
       yield* approve("early/1", "ada")
       yield* approve("early/1", "grace")
       yield* approve("undone/2", "ada")
-      yield* Effect.repeat(store.history("cancelled/1", 0, { after: null, limit: 1 }), {
-        until: (rows) => rows.length === 1
-      })
+      yield* until(store.history("cancelled/1", 0, { after: null, limit: 1 }), (rows) => rows.length === 1)
       yield* Cancelled.cancel("cancelled/1")
       yield* arrived(Object.keys(left))
-      const unfinished = Effect.forEach(underWay, (id) => store.unfinished(id, 0))
-      yield* Effect.repeat(unfinished, {
-        until: (steps) => steps.every((rows) => rows.some((row) => row.status === "IN_PROGRESS"))
-      })
-      // Both of its first race and its timer are over.
-      yield* Effect.repeat(store.history("racing/1", 0, { after: null, limit: 9 }), {
-        until: (rows) => rows.length > 0
-      })
-      yield* Effect.repeat(store.history("script", 0, { after: null, limit: 1 }), {
-        until: (rows) => rows.length === 1
-      })
+      yield* until(
+        Effect.forEach(underWay, (id) => store.unfinished(id, 0)),
+        (steps) => steps.every((rows) => rows.some((row) => row.status === "IN_PROGRESS"))
+      )
+      // Its first wait has timed out, and its race is under way.
+      yield* until(store.unfinished("racing/1", 0), (rows) => rows.some((row) => row.stepId === "approval"))
+      yield* until(store.history("script", 0, { after: null, limit: 1 }), (rows) => rows.length === 1)
       yield* arrived(Object.keys(left))
       yield* Effect.sync(() => {
         const database = new Sqlite(filename)
