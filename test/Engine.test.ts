@@ -999,6 +999,24 @@ describe.each(stores)("Engine (%s)", (_, store) => {
         expect(yield* statusOf(jobId)).toBe("COMPLETED")
       }))
 
+    test("is stopped once where the store did that and denied it, and nobody says that it could not", () =>
+      withFaults((faults) =>
+        Effect.gen(function*() {
+          const { captured, entries } = logs()
+          let denied = 0
+          faults.commit = (batch, call) =>
+            batch.some(brings("STOPPED")) && denied++ === 0
+              ? Effect.zipRight(call, Effect.fail(new Errors.StoreBusy(where)))
+              : call
+          const dies = Effect.die("boom").pipe(Step.durable("s"))
+          yield* captured(afterAWhile(Job.execute().pipe(stoppedBy("StepDied"))).pipe(withJob(dies)))
+          // The step and its attempt are part of what was written: once more they are refused.
+          expect(denied).toBe(2)
+          expect(entries.filter((entry) => entry.startsWith("ERROR"))).toEqual([])
+          expect(yield* rowOf(jobId)).toMatchObject({ status: "STOPPED", stopReason: { _tag: "StepDied" } })
+        })
+      ))
+
     test("does not wait for what an earlier life of it still tries to write, nor does the engine that closes", () =>
       withFaults((faults) =>
         Effect.gen(function*() {

@@ -475,15 +475,24 @@ export class Residency {
     return Effect.catchAll(
       this.persist(run.update({ patch, steps, attempts: [...attempts, ...run.released] }), end),
       (error) =>
-        Effect.as(
-          Effect.logError(
-            `Run ${JSON.stringify(run.workflowId)} is stopped, which could not be recorded`,
-            error.message
-          ),
-          Option.some(end)
-        )
+        Effect.flatMap(this.isStopped, (stopped) =>
+          Effect.as(
+            stopped ? Effect.void : Effect.logError(
+              `Run ${JSON.stringify(run.workflowId)} is stopped, which could not be recorded`,
+              error.message
+            ),
+            Option.some(end)
+          ))
     )
   }
+
+  /** Whether the run has been stopped in this life: what was written and denied is refused when it is written once more. */
+  private readonly isStopped = Effect.suspend(() =>
+    Effect.match(this.store.run(this.identity.workflowId), {
+      onFailure: () => false,
+      onSuccess: Option.exists(({ epoch, status }) => epoch === this.identity.epoch && status === "STOPPED")
+    })
+  )
 
   /** Lets the run sleep, unless something has been sent to it that it has not seen: then it lives on. */
   private park(
