@@ -92,6 +92,15 @@ const named: ReadonlyArray<readonly [name: string, program: Program, ...acts: Re
     advance(hour),
     restart
   ],
+  [
+    "a run that parked in a later life is woken when its sleep is over",
+    [[{ op: "sleep", millis: hour }]],
+    start,
+    crash,
+    restart,
+    advance(2 * second),
+    advance(hour)
+  ],
   ["a sleep lasts though the clock is set back", [[{ op: "sleep", millis: minute }]], start, {
     do: "skew",
     millis: -hour
@@ -176,6 +185,13 @@ const programOf = (depth: number): fc.Arbitrary<Program> =>
 
 const run = fc.nat({ max: 4 })
 
+const failing = fc.record({
+  do: fc.constant("fault" as const),
+  nth: fc.integer({ min: 1, max: 5 }),
+  written: fc.boolean(),
+  dies: fc.boolean()
+})
+
 const act = fc.oneof<Array<fc.WeightedArbitrary<Act>>>(
   { weight: 3, arbitrary: fc.record({ do: fc.constant("start" as const), run }) },
   { weight: 5, arbitrary: fc.record({ do: fc.constant("send" as const), run, value: fc.constantFrom("a", "b", "c") }) },
@@ -196,15 +212,7 @@ const act = fc.oneof<Array<fc.WeightedArbitrary<Act>>>(
       millis: fc.constantFrom(-hour, -minute, -1, 1, minute, hour)
     })
   },
-  {
-    weight: 4,
-    arbitrary: fc.record({
-      do: fc.constant("fault" as const),
-      nth: fc.integer({ min: 1, max: 5 }),
-      written: fc.boolean(),
-      dies: fc.boolean()
-    })
-  }
+  { weight: 4, arbitrary: failing }
 )
 
 const scripts: fc.Arbitrary<Stored> = fc.record({
@@ -214,7 +222,9 @@ const scripts: fc.Arbitrary<Stored> = fc.record({
     { weight: 1, arbitrary: fc.constant("sqlite" as const) }
   ),
   programs: fc.array(programOf(1), { minLength: 1, maxLength: 3, size: "max" }),
-  acts: fc.array(act, { maxLength: 20, size: "max" }).map((acts) => [start, ...acts])
+  acts: fc.tuple(fc.array(failing, { maxLength: 1 }), fc.array(act, { maxLength: 20, size: "max" })).map((
+    [first, acts]
+  ) => [...first, start, ...acts])
 })
 
 row(

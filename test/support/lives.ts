@@ -23,7 +23,8 @@ export type Crash =
   | { readonly at: "moment"; readonly tick: number; readonly how: "gone" | "closed" }
 
 export interface Disturbance {
-  readonly crash: Crash
+  /** `null` for none: the run ends in this life. */
+  readonly crash: Crash | null
   readonly hiccups: ReadonlyArray<Hiccup>
 }
 
@@ -118,6 +119,8 @@ export interface Outside {
   readonly snapshots: Array<ReadonlyArray<ReadonlyArray<StepStore.StepRow>>>
   /** How often something under way may have been cut off. */
   deaths: number
+  /** How often each life has called the store, but for its registration and its ear for changes. */
+  readonly calls: Array<number>
   /** Signals that were sent, in the order in which the store had them. */
   readonly sent: Array<string>
 }
@@ -255,6 +258,7 @@ const lived = (trials: Trials, shares: boolean, plan: Plan, real: Store, time: T
       acknowledged: new Map(),
       snapshots: [],
       deaths: 0,
+      calls: [],
       sent: []
     }
     const body = Trialled.toLayer(bodyOf(trials, shares, world))
@@ -394,6 +398,7 @@ const lived = (trials: Trials, shares: boolean, plan: Plan, real: Store, time: T
         }
         yield* Fiber.interruptFork(waiting)
         yield* closing(Scope.close(scope, Exit.void), time)
+        outside.calls.push(lifeline.calls)
         outside.snapshots.push(yield* historiesOf(real, workflowId))
         return end
       })
