@@ -11,8 +11,8 @@ export interface Rounds {
   readonly rounds: number
 }
 
-/** How often a row is tried: so many times, for so many seconds, or in as many ways as there are. */
-export type Count = number | { readonly seconds: number } | Rounds | "all"
+/** How often a row is tried: so many times, for so many seconds, or in as many ways as there are, of which a word says more. */
+export type Count = number | { readonly seconds: number } | Rounds | "all" | `all ${string}`
 
 export interface Row {
   /** By which the command line selects it. */
@@ -41,7 +41,7 @@ declare module "vitest" {
   }
 }
 
-const atNight = process.env.PERDURE_NIGHT !== undefined
+export const atNight = process.env.PERDURE_NIGHT !== undefined
 
 /** Of all that is random in the rows. */
 export const seed = Number(process.env.FC_SEED)
@@ -53,7 +53,7 @@ const shown = (count: Count): string =>
 const countOf = ({ ci, night }: Row): Count => {
   const given = process.env.PERDURE_COUNT
   const count = atNight ? night : ci
-  if (given === undefined || count === "all") {
+  if (given === undefined || typeof count === "string") {
     return count
   }
   if (typeof count === "number") {
@@ -121,15 +121,21 @@ export const timedRow = <E>(
     (done) => assert.isAbove(done, 0, "trials that were made")
   )
 
+/** Of all cases of a row those to be tried: all, or at night as many as `PERDURE_COUNT` says, at equal distances. */
+export const picked = <A>(cases: ReadonlyArray<A>): ReadonlyArray<A> => {
+  const count = Math.min(cases.length, Number(process.env.PERDURE_COUNT ?? cases.length))
+  return Array.from({ length: count }, (_, i) => cases[Math.floor((i * cases.length) / count)]!)
+}
+
 /** A row of fixed cases, of which there are `atLeast` so many; it answers how many it has tried. */
 export const fixedRow = <E>(
-  row: Omit<Row, "ci" | "night">,
+  row: Omit<Row, "ci" | "night"> & { readonly ci?: `all ${string}`; readonly night?: `all ${string}` },
   minutes: number,
   atLeast: number,
   trials: Effect.Effect<number, E>
 ): void =>
   define<"all", E>(
-    { ...row, ci: "all", night: "all" },
+    { ci: "all", night: "all", ...row },
     minutes,
     () => trials,
     (done) => assert.isAtLeast(done, atLeast, "cases that were tried")

@@ -48,7 +48,7 @@ const checkReplay = (program: Trials, shares: boolean, store: Store, life: Life)
   }).pipe(Effect.provide(MemoryStepStore.layer))
 
 /** Runs a program through its crashes, and looks at what it left. */
-export const disturbed = (program: Trials, shares: boolean, plan: Plan) =>
+export const undergone = (program: Trials, shares: boolean, plan: Plan) =>
   Effect.gen(function*() {
     const store = yield* StepStore.StepStore
     const life = yield* live(program, shares, plan, store)
@@ -62,9 +62,15 @@ export const disturbed = (program: Trials, shares: boolean, plan: Plan) =>
     checkAttempts(program.body, histories, attempts, life)
     checkCompensations(program, histories, life)
     checkSignals(program, life)
-    yield* checkReplay(program, shares, store, life)
     return { life, histories }
   })
+
+/** As {@link undergone}, and replays what it left. */
+export const disturbed = (program: Trials, shares: boolean, plan: Plan) =>
+  Effect.tap(
+    undergone(program, shares, plan),
+    ({ life }) => Effect.flatMap(StepStore.StepStore, (store) => checkReplay(program, shares, store, life))
+  )
 
 /** What a program without races and shared state ends with, whatever the moments: nonces, tokens and attempts are others each time. */
 export const settled = ({ histories, life }: { readonly life: Life; readonly histories: Histories }) => {
