@@ -1,6 +1,6 @@
 /** Ending early: cancellation, deadlines, and the next generation. */
 import { describe, expect } from "@effect/vitest"
-import { DateTime, Duration, Effect, Fiber, Option, Schema, type Scope, TestClock } from "effect"
+import { Clock, DateTime, Duration, Effect, Fiber, Option, Schema, type Scope, TestClock } from "effect"
 import { Branch, Child, Errors, Signal, Step, StepStore, Workflow } from "perdure"
 import { failCommits, records, withFaults } from "./support/faults.js"
 import {
@@ -377,6 +377,30 @@ describe.each(stores)("continueAsNew (%s)", (_, store) => {
       expect(yield* Counter.execute({ n: 1 }, { workflowId: "wf" }).pipe(inEngine({ ...quiet, workflows: [live] })))
         .toBe(2)
       expect(new Set(entries)).toEqual(new Set(["a1", "b1", "a2", "b2"]))
+    }))
+
+  test("begins no earlier than the time of the last generation, where the clock was set back meanwhile", () =>
+    Effect.gen(function*() {
+      const times: Array<number> = []
+      const look = Effect.map(Clock.currentTimeMillis, (now) => void times.push(now))
+      const live = Counter.toLayer(({ n }) =>
+        n === 2 ? Effect.as(look, n) : stepOf("step").pipe(
+          Effect.zipRight(look),
+          Effect.zipRight(Signal.next(Go)),
+          Effect.zipRight(look),
+          Effect.zipRight(Counter.continueAsNew({ n: 2 }))
+        )
+      )
+      yield* Effect.gen(function*() {
+        yield* TestClock.setTime(5_000)
+        yield* Counter.start({ n: 1 }, { workflowId: "wf" })
+        yield* eventually(Effect.sync(() => times.length), (looks) => looks === 1)
+        yield* TestClock.setTime(1_000)
+        yield* Signal.send(Go, { workflowId: "wf", value: 0 })
+        expect(yield* Counter.await("wf")).toBe(2)
+        expect(times).toEqual([5_000, 5_000, 5_000])
+        expect((yield* rowOf("wf")).begunAt).toBe(5_000)
+      }).pipe(inEngine({ ...quiet, workflows: [live] }))
     }))
 
   test("leaves what was cut in one generation out of the rows of the next", () =>

@@ -399,7 +399,8 @@ export class Residency {
     program: Program
   ): Effect.Effect<Option.Option<RunEnd>, Failure> {
     const { deadlineAt, fingerprint, generation, name, parent } = this.identity
-    const begunAt = run.now()
+    // The clock may have been set back, or be another one: the run's own time never goes back.
+    const begunAt = Math.max(run.now(), run.time)
     const update = run.update({
       next: { name, fingerprint, deadlineAt, parent, payload, begunAt },
       steps: [...run.children.doomed.values()]
