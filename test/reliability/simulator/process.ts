@@ -10,6 +10,8 @@ class SkewedClock implements Clock.Clock {
   readonly [Clock.ClockTypeId]: Clock.ClockTypeId = Clock.ClockTypeId
   /** Milliseconds that it is fast. */
   skew = 0
+  /** All times that it has shown. */
+  readonly shown = new Set<number>()
   private readonly time: Time
   private readonly awake: Effect.Effect<void>
 
@@ -19,7 +21,13 @@ class SkewedClock implements Clock.Clock {
   }
 
   unsafeCurrentTimeMillis() {
-    return this.time.unsafeCurrentTimeMillis() + this.skew
+    const now = this.time.unsafeCurrentTimeMillis() + this.skew
+    this.shown.add(now)
+    return now
+  }
+
+  get latest(): number {
+    return Math.max(...this.shown)
   }
 
   unsafeCurrentTimeNanos() {

@@ -13,7 +13,8 @@ import { endOf, historiesOf, type Outside, Time } from "../../support/lives.js"
 import { bodyOf, partOf, signalOf, signalsOf, Trialled, World } from "../../support/trials.js"
 import { type Dice, dice } from "../dice.js"
 import { check, type Course } from "./checks.js"
-import { calm, type Plan, plans, type RunPlan, type Weather } from "./plan.js"
+import { anyFault, type Kind, type Watch } from "./kind.js"
+import { calm, type Plan, type RunPlan, type Weather } from "./plan.js"
 import { type Engine, Process, Sight } from "./process.js"
 import { isStoreError, Liveness, Log, storeOf, type Surroundings } from "./store.js"
 
@@ -22,8 +23,7 @@ const quiet = Logger.remove(Logger.defaultLogger)
 
 type Store = StepStore.StepStore["Type"]
 
-const minute = 60_000
-const hour = 60 * minute
+const hour = 60 * 60_000
 
 /** Times beyond this are those of an engine that waits for nothing. */
 const never = 200 * 24 * hour
@@ -33,6 +33,12 @@ const patience = 1_000
 
 /** Turns without anything to do after which nothing goes on but time. */
 const idleTurns = 8
+
+/** How often, in a calm in which clocks are right, time passes no further than to what waits for it. */
+const exactHops = 8
+
+/** By how much it passes at once after that, at the most. */
+const longestHop = 30 * 24 * hour
 
 interface Errand {
   readonly what: string
@@ -47,6 +53,8 @@ class Simulation {
   readonly log = new Log()
   private readonly time = new Time()
   private readonly dice: Dice
+  private readonly kind: Kind
+  private readonly watch: Watch
   private readonly plan: Plan
   private readonly real: Store
   private weather: Weather
@@ -55,6 +63,7 @@ class Simulation {
   private readonly errands = new Set<Errand>()
   private readonly mailed = new Set<string>()
   private processes: ReadonlyArray<Process> = []
+  private readonly clocks: Array<Process["clock"]> = []
   private readonly closings: Array<Fiber.RuntimeFiber<void>> = []
   private readonly violations: Array<string> = []
   private begun = 0
@@ -65,8 +74,11 @@ class Simulation {
   /** How often the body of each run has begun. */
   private readonly lives = new Map<string, number>()
 
-  constructor(seed: number, real: Store) {
-    this.plan = fc.sample(plans, { seed, numRuns: 1 })[0]!
+  constructor(seed: number, kind: Kind, real: Store) {
+    this.kind = kind
+    this.watch = kind.watch()
+    this.time.hop(kind.beginsAt)
+    this.plan = fc.sample(kind.plans, { seed, numRuns: 1 })[0]!
     this.dice = dice(seed, 0)
     this.real = real
     this.weather = this.plan.weather
@@ -181,6 +193,7 @@ class Simulation {
   /** One writer an epoch, and none in an epoch that is over. */
   private accepted(process: Process, update: StepStore.RunUpdate): void {
     const { epoch, insert, signals, steps, workflowId } = update
+    this.violations.push(...this.watch.accepted(process, update))
     if (epoch === null) {
       signals.forEach(({ value }) =>
         this.courses.find(({ id }) => id === workflowId)?.outside.sent.push(JSON.parse(value!))
@@ -232,7 +245,8 @@ class Simulation {
   private open(): void {
     const process = new Process(`p${++this.begun}`, this.time)
     this.processes = [...this.processes, process]
-    process.clock.skew = this.dice.isBelow(0.5) ? this.skew() : 0
+    this.clocks.push(process.clock)
+    process.clock.skew = this.dice.isBelow(0.5) && !this.isSettled ? this.kind.set(0, this.dice) : 0
     this.log.add(`${process.name} begins, ${process.clock.skew} ms fast`)
     process.building = Effect.runFork(
       Layer.buildWithScope(this.engineOf(process), process.scope).pipe(
@@ -260,8 +274,7 @@ class Simulation {
       })
     )
     return engineLayer({
-      slowPoll: "4 hours",
-      heartbeat: "6 hours",
+      ...this.kind.pace,
       missedBeats: 2,
       parkGrace: this.plan.grace,
       maxResidentRuns: this.plan.room,
@@ -272,9 +285,8 @@ class Simulation {
     })
   }
 
-  private skew(): number {
-    const sizes = [1, 1_000, minute, hour]
-    return (this.dice.isBelow(0.5) ? 1 : -1) * sizes[this.dice.below(sizes.length)]! * (1 + this.dice.below(3))
+  private get isSettled(): boolean {
+    return this.kind.settles && this.weather === calm
   }
 
   /** A life begins. */
@@ -357,7 +369,7 @@ class Simulation {
         this.log.add(`${process.name} closes`)
         this.close(process)
       } else if (dice.isBelow(weather.jumps)) {
-        process.clock.skew += this.skew()
+        process.clock.skew = this.kind.set(process.clock.skew, this.dice)
         this.log.add(`the clock of ${process.name} is now ${process.clock.skew} ms fast`)
       }
     }
@@ -406,8 +418,11 @@ class Simulation {
 
   /** Lets time pass where nothing else goes on. */
   private hop(): void {
-    const at = this.time.next
-    if (at - this.time.unsafeCurrentTimeMillis() < never) {
+    const now = this.time.unsafeCurrentTimeMillis()
+    const more = this.isSettled && this.seen.hops > exactHops ? Math.min(hour * 2 ** this.seen.hops, longestHop) : 0
+    const { next } = this.time
+    if (next - now < never) {
+      const at = Math.max(next, now + more)
       this.log.add(`it is ${at}`)
       this.time.hop(at)
     }
@@ -433,8 +448,20 @@ class Simulation {
       seen.hops++
       this.hop()
     }
-    assert.deepStrictEqual(this.violations, [])
+    assert.strictEqual(this.violations.join("; "), "")
   })
+
+  /** It is as late as any clock has shown, and all of them show that. */
+  private settle(): void {
+    if (this.isSettled) {
+      const at = Math.max(...this.clocks.map(({ latest }) => latest))
+      this.clocks.forEach((clock) => {
+        clock.skew = 0
+      })
+      this.log.add(`it is ${at}, and the clocks are right`)
+      this.time.hop(at)
+    }
+  }
 
   private isStuck(patience: number): boolean {
     return this.seen.hops > patience || this.log.tick > 100 * patience
@@ -459,6 +486,7 @@ class Simulation {
     this.log.add("it is calm")
     this.weather = calm
     this.seen.hops = 0
+    this.settle()
     if (this.processes.length === 0) {
       this.open()
     }
@@ -488,19 +516,22 @@ class Simulation {
     yield* this.snapshot
     for (const course of this.courses) {
       yield* check(this.real, this.lives, course)
+      this.watch.ended(course)
     }
   })
 }
 
 /** What a seed brings: what happened, and what did not hold, if so. */
 export const simulate = (
-  seed: number
+  seed: number,
+  kind: Kind = anyFault,
+  store: Layer.Layer<StepStore.StepStore> = MemoryStepStore.layer
 ): Effect.Effect<{ readonly log: ReadonlyArray<string>; readonly failure: unknown }> =>
   Effect.gen(function*() {
-    const simulation = new Simulation(seed, yield* StepStore.StepStore)
+    const simulation = new Simulation(seed, kind, yield* StepStore.StepStore)
     const exit = yield* Effect.exit(simulation.run)
     return {
       log: [...simulation.log.entries],
       failure: Exit.isSuccess(exit) ? null : Cause.squash(exit.cause)
     }
-  }).pipe(Effect.provide(Layer.merge(MemoryStepStore.layer, quiet)))
+  }).pipe(Effect.provide(Layer.merge(store, quiet)))
