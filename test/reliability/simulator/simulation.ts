@@ -448,7 +448,7 @@ class Simulation {
       seen.hops++
       this.hop()
     }
-    assert.strictEqual(this.violations.join("; "), "")
+    assert.isEmpty(this.violations, this.violations.join("; "))
   })
 
   /** It is as late as any clock has shown, and all of them show that. */
