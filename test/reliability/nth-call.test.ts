@@ -169,8 +169,7 @@ const attempt = (
     const plan: Plan = { lives: [{ crash: null, hiccups }], delays: [delay], cancelAt }
     const { found, layer } = defects()
     const ended = yield* (races || calm === null ? disturbed : undergone)(program, races, plan).pipe(
-      Effect.provide(store),
-      Effect.provide(layer)
+      Effect.provide(Layer.merge(store, layer))
     )
     assert.deepStrictEqual(found, [])
     assert.strictEqual(ended.life.end._tag, end)

@@ -100,7 +100,15 @@ class Simulation {
 
   private courseOf(plan: RunPlan, i: number): Course {
     const world = new World(() => this.dice.fraction())
-    const outside: Outside = { world, workers: [], acknowledged: new Map(), snapshots: [], deaths: 0, calls: [], sent: [] }
+    const outside: Outside = {
+      world,
+      workers: [],
+      acknowledged: new Map(),
+      snapshots: [],
+      deaths: 0,
+      calls: [],
+      sent: []
+    }
     const id = `run-${i}`
     const course: Course = { id, plan, world, outside, sights: [], last: null, ends: [] }
     const { cancelAt, delays, program, startAt } = plan
