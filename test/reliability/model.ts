@@ -1,8 +1,6 @@
 /**
- * A model of runs: what may be seen of them, and what must be, after something has been done to them or to their engine.
- *
- * It knows of no epoch, no journal and no store. It reads what is recorded of each run as a word, letter by letter: each letter must
- * be one that the program allows there, and where an engine rests, there must be none that is still due.
+ * A model of runs: what may be recorded of one next, what must have been by now, and what becomes of it when it is asked for
+ * something. It knows of no epoch, no journal and no store. `observed.ts` holds what is seen against it.
  */
 
 /** An operation of a body. A step that takes a while is in flight for so many milliseconds. */
@@ -78,7 +76,7 @@ export const begin = (program: Program, begunAt: number): Run => ({
 
 export const hasEnded = ({ status }: Seen): boolean => ["COMPLETED", "FAILED", "CANCELLED"].includes(status)
 
-interface Place {
+export interface Place {
   readonly address: string
   readonly stage: number
   readonly alone: boolean
@@ -98,7 +96,7 @@ export const placesOf = (program: Program): ReadonlyArray<Place> => {
 export const childOf = (workflowId: string, { address }: Place): string => `~${workflowId}:${address}`
 
 /** What a parent is told of its child; `null` before that has ended. */
-const toldOf = (child: Seen | undefined): string | null => {
+export const toldOf = (child: Seen | undefined): string | null => {
   switch (child?.status) {
     case "COMPLETED":
       return child.outcome
@@ -112,7 +110,7 @@ const toldOf = (child: Seen | undefined): string | null => {
 }
 
 /** Where a body is that has been told so much. */
-interface Position {
+export interface Position {
   readonly told: ReadonlyMap<string, Recorded>
   readonly decided: "COMPLETED" | "FAILED" | "CANCELLED" | null
   readonly outcome: string | null
@@ -123,7 +121,7 @@ interface Position {
   readonly asked: number
 }
 
-const positionOf = ({ begunAt, program }: Run, recorded: ReadonlyArray<Recorded>): Position => {
+export const positionOf = ({ begunAt, program }: Run, recorded: ReadonlyArray<Recorded>): Position => {
   const places = placesOf(program)
   const told = new Map<string, Recorded>()
   let undo: ReadonlyArray<string> = []
@@ -159,7 +157,7 @@ const positionOf = ({ begunAt, program }: Run, recorded: ReadonlyArray<Recorded>
 }
 
 /** Whether this may be recorded next, when this is what has been sent to the run and not been taken. */
-const allows = (
+export const allows = (
   run: Run,
   position: Position,
   mail: ReadonlyArray<string>,
@@ -195,69 +193,13 @@ const allows = (
   }
 }
 
-const effectOf = ({ address, kind }: Recorded): string => kind === "compensation" ? `undo ${address}` : address
-
-const must = (holds: boolean, what: string): void => {
-  if (!holds) {
-    throw new Error(what)
-  }
-}
-
-const same = (one: unknown, other: unknown): boolean => JSON.stringify(one) === JSON.stringify(other)
-
-/** Compares what is seen of a run with what may be, and answers where it is now. */
-const follow = (
-  run: Run,
-  seen: Seen,
-  { cut }: Course,
-  toldBy: (place: Place) => string | null
-): { readonly run: Run; readonly position: Position } => {
-  const known = run.recorded.length
-  must(same(seen.recorded.slice(0, known), run.recorded), `it had recorded ${JSON.stringify(run.recorded)}`)
-  let { mail } = run
-  for (let i = known; i < seen.recorded.length; i++) {
-    const next = seen.recorded[i]!
-    const position = positionOf(run, seen.recorded.slice(0, i))
-    must(allows(run, position, mail, seen, next, toldBy), `it may not record ${JSON.stringify(next)}`)
-    mail = next.kind === "signal" ? mail.slice(1) : mail
-  }
-  must(same(seen.mail, mail), `its mail is ${JSON.stringify(mail)}`)
-  must(seen.cancelled === run.cancelled, run.cancelled ? "it is cancelled" : "nobody has cancelled it")
-
-  const position = positionOf(run, seen.recorded)
-  const { decided, open, outcome, told, undo } = position
-  must(run.status === seen.status || !(hasEnded(run) || run.status === "STOPPED"), `it was ${run.status}`)
-  must(!hasEnded(seen) || (decided === seen.status && undo.length === 0), "it may not end so")
-  must(!hasEnded(seen) || outcome === seen.outcome, `its outcome is ${outcome}`)
-  const dies = ({ address, op }: Place) => op.op === "step" && op.ends === "dead at first" && seen.ran[address] === 1
-  must(seen.status !== "STOPPED" || (decided === null && open.some(dies)), "nothing has died")
-
-  const done = new Map(run.recorded.map((one) => [effectOf(one), one]))
-  const all = new Set(seen.recorded.map(effectOf))
-  const may: Record<string, number> = {}
-  for (const [effect, ran] of Object.entries(seen.ran)) {
-    const most = done.has(effect) ? run.ran[effect]! : (run.may[effect] ?? 1) + (cut ? 1 : 0)
-    must(ran <= most, `the effect ${effect} may have begun ${most} times`)
-    const address = effect.replace("undo ", "")
-    const reached = effect === address
-      ? told.has(address) || open.some((place) => place.address === address)
-      : undo[0] === address
-    must(all.has(effect) || reached, `the effect ${effect} may not have begun`)
-    may[effect] = all.has(effect) ? ran : cut || seen.status === "STOPPED" ? ran + 1 : most
-  }
-  seen.recorded.forEach((one) =>
-    must(one.kind !== "compensation" || (seen.ran[effectOf(one)] ?? 0) > 0, "nothing was undone")
-  )
-  return { run: { ...seen, program: run.program, may }, position }
-}
-
 /** What a run would have done by now, if nothing is in its way. */
-const overdue = (
+export const overdue = (
   before: Run,
   run: Run,
   position: Position,
   { jumped, now, patience }: Course,
-  childOf: (place: Place) => Seen | undefined
+  child: (place: Place) => Seen | undefined
 ): ReadonlyArray<string> => {
   if (hasEnded(run) || run.status === "STOPPED") {
     return []
@@ -276,55 +218,17 @@ const overdue = (
       case "signal":
         return run.mail.length > 0
       case "child":
-        return childOf(place) === undefined || toldOf(childOf(place)) !== null
+        return child(place) === undefined || toldOf(child(place)) !== null
     }
   }).map(({ address }) => address)
 }
 
 /** A stopped run goes on, to its end. */
-const cancelled = (run: Run): Run => ({ ...run, cancelled: true, status: hasEnded(run) ? run.status : "RUNNING" })
-
-/** Runs, by their ids. */
-export type World = ReadonlyMap<string, Run>
-
-/** Compares what is seen with what may be, and answers what is so now. Throws if it may not be so. */
-export const observe = (world: World, seen: ReadonlyMap<string, Seen>, course: Course): World => {
-  const next = new Map<string, Run>()
-  const visit = (id: string, known: Run, left: boolean): void => {
-    const shown = seen.get(id)
-    const child = (place: Place) => seen.get(childOf(id, place))
-    if (shown === undefined) {
-      throw new Error(`${id} is not there`)
-    }
-    const before = left && shown.cancelled ? cancelled(known) : known
-    let parts: ReadonlyArray<readonly [Place, boolean]>
-    try {
-      const { position, run } = follow(before, shown, course, (place) => toldOf(child(place)))
-      next.set(id, run)
-      const missing = course.settled ? overdue(before, run, position, course, child) : []
-      must(missing.length === 0, `${missing.join()} is overdue`)
-      must(!course.settled || !left || hasEnded(run), "its parent is cancelled")
-      parts = placesOf(run.program).filter((place) => child(place) !== undefined).map((place) => {
-        const isOpen = position.open.some(({ address }) => address === place.address)
-        must(isOpen || position.told.has(place.address), `it may not have begun its child ${place.address}`)
-        return [place, isOpen && position.decided !== null]
-      })
-    } catch (error) {
-      throw new Error(`${id} shows ${JSON.stringify(shown)}; ${(error as Error).message}`)
-    }
-    for (const [place, cut] of parts) {
-      const of = childOf(id, place)
-      visit(of, world.get(of) ?? begin((place.op as { readonly program: Program }).program, seen.get(of)!.begunAt), cut)
-    }
-  }
-  for (const [id, run] of world) {
-    if (!id.startsWith("~")) {
-      visit(id, run, false)
-    }
-  }
-  seen.forEach((_, id) => must(next.has(id), `${id} is there, and nobody has begun it`))
-  return next
-}
+export const cancelled = (run: Run): Run => ({
+  ...run,
+  cancelled: true,
+  status: hasEnded(run) ? run.status : "RUNNING"
+})
 
 /** A run whose last step, which failed, is done again. */
 const reopened = (run: Run, { address }: Recorded): Run => ({

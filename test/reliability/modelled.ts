@@ -9,15 +9,14 @@ import {
   asked,
   childOf,
   type Course,
-  observe,
   type Op,
   placesOf,
   type Program,
   type Recorded,
   type Request,
-  type Seen,
-  type World
+  type Seen
 } from "./model.js"
+import { observe, type World } from "./observed.js"
 
 /** What is done. Runs are given by their places in {@link idsOf}. */
 export type Act =
@@ -122,12 +121,16 @@ type Store = StepStore.StepStore["Type"]
 const lost = new Errors.StoreUnavailable({ target: "the store", detail: "this process is gone" })
 const busy = new Errors.StoreBusy({ target: "the store", detail: "as the script wants it" })
 
+/** Of one that is gone, nothing is written or read any more. */
+interface Process {
+  gone: boolean
+}
+
 /** An engine under way. */
 interface Life {
   readonly run: <A, E>(self: Effect.Effect<A, E, Engine>) => Effect.Effect<A, E>
   readonly scope: Scope.CloseableScope
-  /** The process is gone: nothing is written or read any more. */
-  gone: boolean
+  readonly process: Process
 }
 
 /** Turns without a call of the store after which nothing goes on but time. */
@@ -171,19 +174,17 @@ class Real {
     this.writes = 0
   }
 
-  private storeOf(isGone: () => boolean, die: () => void): Store {
+  private storeOf(process: Process): Store {
     const write = <A, R>(call: Effect.Effect<A, Errors.StoreError, R>): Effect.Effect<A, Errors.StoreError, R> => {
       const { fault } = this
-      if (isGone() || fault === null || ++this.writes < fault.nth) {
+      if (process.gone || fault === null || ++this.writes < fault.nth) {
         return call
       }
       this.fault = null
       this.met = true
       this.faults++
       const end = Effect.suspend(() => {
-        if (fault.dies) {
-          die()
-        }
+        process.gone = fault.dies
         return Effect.fail(fault.dies ? lost : busy)
       })
       return Effect.zipRight(fault.written ? Effect.ignore(call) : Effect.void, end)
@@ -196,15 +197,14 @@ class Real {
       dead: () => Effect.sync(() => this.workers.slice(0, -1)),
       any: (method, call) => {
         this.calls++
-        return isGone() && method !== "register" && method !== "changes" ? Effect.fail(lost) : call
+        return process.gone && method !== "register" && method !== "changes" ? Effect.fail(lost) : call
       }
     })
   }
 
   readonly start = Effect.gen(this, function*() {
     const scope = yield* Scope.make()
-    let gone = false
-    const store = this.storeOf(() => gone, () => void (gone = true))
+    const process = { gone: false }
     const layer = engineLayer({
       slowPoll,
       deadlockAfter: "100000 days",
@@ -217,17 +217,12 @@ class Real {
       })]
     })
     const context = yield* Layer.buildWithScope(layer, scope).pipe(
-      Effect.provideService(StepStore.StepStore, store),
+      Effect.provideService(StepStore.StepStore, this.storeOf(process)),
       Effect.withClock(this.clock)
     )
     this.life = {
       scope,
-      get gone() {
-        return gone
-      },
-      set gone(is: boolean) {
-        gone = is
-      },
+      process,
       run: (self) => Effect.withClock(Effect.provide(self, context), this.clock)
     }
   })
@@ -263,7 +258,7 @@ class Real {
   advance(millis: number): Effect.Effect<void> {
     return Effect.gen(this, function*() {
       const target = this.time.unsafeCurrentTimeMillis() + millis
-      while (this.life?.gone === false && this.time.next <= target) {
+      while (this.life?.process.gone === false && this.time.next <= target) {
         this.time.hop(this.time.next)
         yield* this.rest
       }
@@ -385,7 +380,7 @@ class Following {
       case "advance":
         return real.advance(act.millis)
       case "crash":
-        real.life!.gone = true
+        real.life!.process.gone = true
         return real.close
       case "close":
         return real.close
@@ -414,7 +409,7 @@ class Following {
         yield* this.perform(act)
       }
       yield* real.rest
-      const died = real.life?.gone === true
+      const died = real.life?.process.gone === true
       if (died) {
         yield* real.close
       }
@@ -437,17 +432,8 @@ class Following {
         ? [this.world]
         : worldsAfter(this.world, request, answer!, { settled: this.settled, now })
       assert.isNotEmpty(worlds, `it was answered ${answer}`)
-      const problems: Array<string> = []
-      for (const world of worlds) {
-        try {
-          this.world = observe(world, seen, course)
-          this.settled = settled
-          return
-        } catch (error) {
-          problems.push((error as Error).message)
-        }
-      }
-      throw new Error(`answered ${answer}: ${problems.join("\nor: ")}`)
+      this.world = observe(worlds, seen, course)
+      this.settled = settled
     },
     (self, act) =>
       Effect.catchAllDefect(
