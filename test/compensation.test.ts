@@ -2,6 +2,7 @@
 import { describe, expect } from "@effect/vitest"
 import { Cause, Context, Effect, Fiber, Schema } from "effect"
 import { Branch, Step, Workflow } from "perdure"
+import { withFaults } from "./support/faults.js"
 import {
   failure,
   gate,
@@ -169,6 +170,24 @@ describe.each(stores)("Compensation (%s)", (_, store) => {
       }).pipe(inEngine({ ...quiet, workflows: [live] }))
       expect(entries).toEqual(["a", "finalizer", "undo finalizer", "undo a"])
     }))
+
+  test("begins when what comes before it is recorded, which is then not undone once more after it", () =>
+    withFaults((faults) =>
+      Effect.gen(function*() {
+        const { add, entries } = ledger()
+        faults.commit = (batch, call) => {
+          const undone = batch.flatMap(({ steps }) =>
+            steps.filter(({ final, kind }) => final && kind === "compensation")
+          )
+          return Effect.zipLeft(call, Effect.forEach(undone, ({ stepId }) => add(`recorded ${stepId}`)))
+        }
+        const live = Job.toLayer(() =>
+          booked("a", add).pipe(Effect.zipRight(booked("b", add)), Effect.zipRight(Effect.fail("no")))
+        )
+        expect(yield* failure(run).pipe(inEngine({ ...quiet, workflows: [live] }))).toBe("no")
+        expect(entries).toEqual(["a", "b", "undo b", "recorded b", "undo a", "recorded a"])
+      })
+    ))
 
   test("goes on after a crash where it was", () =>
     Effect.gen(function*() {

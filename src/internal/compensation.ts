@@ -72,7 +72,6 @@ class Undoing implements Turns {
     this.run = run
   }
 
-  /** Begins when those before have ended. */
   enter(begin: () => void): void {
     this.waiting.push(begin)
     this.next()
@@ -83,10 +82,15 @@ class Undoing implements Turns {
     this.left.push({ address, id, detail })
     this.rows.steps.push(...steps)
     this.rows.attempts.push(...attempts)
+    this.over()
   }
 
-  /** The one under way has ended. */
-  over(): void {
+  /** What follows does not begin before that: else a crash would undo this one once more after it. */
+  recorded(): void {
+    this.over()
+  }
+
+  private over() {
     this.busy = false
     this.next()
   }

@@ -85,7 +85,8 @@ class StepOperation implements OperationSpec<unknown, unknown, unknown> {
 
   recorded(record: StepRow, { run }: Branch, context: Context.Context<unknown>): void {
     const { spec } = this
-    const { compensate } = spec
+    const { compensate, turns } = spec
+    turns?.recorded()
     if (compensate !== null && record.status === "COMPLETED") {
       run.compensations.push({
         id: spec.id,

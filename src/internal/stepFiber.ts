@@ -104,9 +104,11 @@ export const diedOf = (
 
 /** Steps of which one runs at a time, and whose death does not end the run at once. */
 export interface Turns {
+  /** Begins when those before have died or are recorded. */
   readonly enter: (begin: () => void) => void
   readonly died: (address: string, id: string, detail: string, rows: LastRows) => void
-  readonly over: () => void
+  /** One of them is recorded: in this life, or in an earlier one. */
+  readonly recorded: () => void
 }
 
 export interface StepWork {
@@ -187,7 +189,6 @@ export const runStep = ({ attempt, begun, isRecorded, place, program, row, scope
       }
     }
     cut?.()
-    turns?.over()
   })
 
   return (ended: () => void) => {
