@@ -83,6 +83,30 @@ const named: ReadonlyArray<readonly [name: string, program: Program, ...acts: Re
   ["a child that was begun before a crash is not begun again", [[childOf([step, slow])]], start, crash, restart],
   ["a child is resumed, and its parent is told of its end", [[childOf([mortal])]], start, { do: "resume", run: 1 }],
   ["steps are undone in the reverse order of recording", [[undone, undone, signal], [bad]], start, send],
+  [
+    "nothing is undone before the record of what was undone before it",
+    [[signal, undone, undone]],
+    start,
+    advance(7 * hour),
+    fault(4, false, false),
+    cancel
+  ],
+  [
+    "a child that ends at the moment at which its parent is cancelled is told to nobody",
+    [[childOf()]],
+    fault(5, false, false),
+    start,
+    cancel
+  ],
+  [
+    "a cancellation that comes beside the last signal of a body comes too late",
+    [[signal]],
+    start,
+    advance(minute),
+    fault(3, false, false),
+    send,
+    cancel
+  ],
   ["steps of an earlier life are undone too", [[undone], [{ op: "sleep", millis: 1 }], [bad]], start, crash],
   [
     "a sleep that ends while no engine lives is not begun anew",

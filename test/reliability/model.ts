@@ -168,11 +168,13 @@ export const allows = (
   if (next.kind === "compensation") {
     return (position.decided === "FAILED" || position.decided === "CANCELLED") && position.undo[0] === next.address
   }
-  if (position.decided !== null) {
-    return false
-  }
+  // It is told to nobody if the body has ended meanwhile.
   if (next.kind === "cancel") {
     return seen.cancelled
+  }
+  // What was waited for when the run was cancelled may have come at the same moment, and is told to nobody.
+  if (position.decided !== null && (position.decided !== "CANCELLED" || next.kind === "step")) {
+    return false
   }
   const place = position.open.find(({ address }) => address === next.address)
   if (place?.op.op !== next.kind) {
@@ -231,12 +233,15 @@ export const cancelled = (run: Run): Run => ({
 })
 
 /** A run whose last step, which failed, is done again. */
-const reopened = (run: Run, { address }: Recorded): Run => ({
-  ...run,
-  status: "RUNNING",
-  recorded: run.recorded.slice(0, -1),
-  may: { ...run.may, [address]: run.ran[address]! + 1 }
-})
+const reopened = (run: Run): Run => {
+  const failed = run.recorded.filter(({ kind }) => kind === "step").at(-1)!
+  return {
+    ...run,
+    status: "RUNNING",
+    recorded: run.recorded.filter((one) => one !== failed),
+    may: { ...run.may, [failed.address]: run.ran[failed.address]! + 1 }
+  }
+}
 
 /** What is asked of an engine. */
 export type Request =
@@ -274,11 +279,11 @@ export const asked = (
         ? either("done", run)
         : [...either("done", cancelled(run)), ...unheard]
     case "resume": {
-      const last = run.recorded.at(-1)
-      return run.status === "CANCELLED" || (run.status === "FAILED" && last?.kind === "compensation")
+      const undone = run.recorded.some(({ kind }) => kind === "compensation")
+      return run.status === "CANCELLED" || (run.status === "FAILED" && undone)
         ? either("NothingToResume", run)
         : run.status === "FAILED"
-        ? either("done", reopened(run, last!))
+        ? either("done", reopened(run))
         : [...either("done", run.status === "STOPPED" ? { ...run, status: "RUNNING" } : run), ...unheard]
     }
   }

@@ -48,7 +48,7 @@ const follow = (
     const next = seen.recorded[i]!
     const position = positionOf(run, seen.recorded.slice(0, i))
     must(allows(run, position, mail, seen, next, toldBy), `it may not record ${JSON.stringify(next)}`)
-    mail = next.kind === "signal" ? mail.slice(1) : mail
+    mail = next.kind === "signal" && position.decided === null ? mail.slice(1) : mail
   }
   must(same(seen.mail, mail), `its mail is ${JSON.stringify(mail)}`)
   must(seen.cancelled === run.cancelled, run.cancelled ? "it is cancelled" : "nobody has cancelled it")
