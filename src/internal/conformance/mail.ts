@@ -117,6 +117,8 @@ export const mail: Cases = {
     yield* equal("the answers", yield* send(id, signal("b"), signal("a")), [ended, known])
     yield* equal("its inbox", (yield* rowOf(id)).inbox, 1)
     yield* equal("to nobody", yield* send("conformance-mail/nobody", signal("a")), [fenced])
+    const { mail } = yield* StepStore
+    yield* equal("the mail of nobody", yield* mail("conformance-mail/nobody", [named("go")]), Option.none())
   }),
 
   "a signal is taken once, by a run's own worker": Effect.gen(function*() {
