@@ -5,10 +5,20 @@ import { MemoryStepStore, type StepStore } from "perdure"
 import { disturbed, settled } from "./support/disturbed.js"
 import { plans, undisturbed } from "./support/lives.js"
 import { stores } from "./support/stores.js"
-import { trials } from "./support/trials.js"
+import { type StepTrial, trials } from "./support/trials.js"
 
 /** The engines have a lot to say of their stores. */
 const quiet = Logger.remove(Logger.defaultLogger)
+
+/** A step that takes no time. */
+const step = (how: StepTrial["how"]): StepTrial => ({
+  op: "step",
+  how,
+  turns: 0,
+  failures: 1,
+  schedule: "at once",
+  undo: false
+})
 
 const property = <T>(
   arbitrary: fc.Arbitrary<T>,
@@ -47,4 +57,37 @@ describe.each(stores)("a random workflow, crashed at random (%s)", (name, store)
         })),
     Number(process.env.FC_RUNS ?? 180) * 1_000
   )
+
+  // Random commands found this one. The body ends while a branch of it lives on that cannot be interrupted; the store's answers to
+  // what the cancellation then asks were taken for a wake-up from outside.
+  it.scopedLive("cancels a run of which a protected branch outlives the body", () =>
+    disturbed(
+      {
+        body: {
+          op: "raceAll",
+          parts: [
+            {
+              op: "forEach",
+              parts: [
+                { op: "sequence", parts: [step("fails"), step("succeeds")] },
+                { op: "protected", body: { ...step("succeeds"), turns: 1 } },
+                { op: "raceAll", parts: [{ op: "token" }] }
+              ],
+              concurrency: 2
+            },
+            {
+              op: "caught",
+              body: {
+                op: "sequence",
+                parts: [{ op: "child", fails: false, millis: 0, handle: true }, { op: "signal", name: "go" }]
+              }
+            }
+          ]
+        },
+        generations: 1,
+        end: "succeeds"
+      },
+      true,
+      { lives: [{ crash: { at: "commit", nth: 1, written: false }, hiccups: [] }], delays: [5], cancelAt: 0 }
+    ).pipe(Effect.provide(Layer.merge(store, quiet))))
 })

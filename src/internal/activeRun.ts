@@ -32,7 +32,7 @@ import type { Limits } from "./limits.js"
 import { Mailbox } from "./mailbox.js"
 import { Resting } from "./resting.js"
 import type { CancelReason } from "./run.js"
-import { nextTurn } from "./scheduler.js"
+import { nextTurn, turn } from "./scheduler.js"
 import { addressOf, never, operationOf, Sequencer } from "./sequencer.js"
 import { Unwinding } from "./unwinding.js"
 import { wholeMillis } from "./wholeMillis.js"
@@ -664,6 +664,17 @@ export class ActiveRun {
   concluding = false
   /** The payload of the next generation, once the body has asked for it. */
   private nextPayload: { readonly payload: string | null } | null = null
+
+  /**
+   * What waits for the store on behalf of a body that has ended, in a fiber of the engine: branches of the body may live on, and its
+   * end must not be taken for a wake-up from outside.
+   */
+  apart<E>(effect: Effect.Effect<void, E>): Effect.Effect<void, E> {
+    return Effect.async((resume) => {
+      const wake = (exit: Exit.Exit<void, E>) => this.sequencer.cause(() => resume(exit))
+      this.household.fork(Effect.zipRight(turn, Effect.map(Effect.exit(effect), wake)))
+    })
+  }
 
   /** Interrupts the body, which has begun, where it lets itself be interrupted. */
   interruptBody(): void {

@@ -93,7 +93,7 @@ const failed = (
     return Effect.succeed(broken(run.bodyDied(cause)))
   }
   if (run.cancellation.told !== null && Cause.isInterrupted(cause)) {
-    return cancelStarted(run).pipe(
+    return run.apart(cancelStarted(run)).pipe(
       Effect.catchAllCause((cause) => run.leaves(endingOf(cause))),
       Effect.zipRight(compensateAll(root, cause)),
       Effect.as({ _tag: "Cancelled", reason: run.cancellation.told })
