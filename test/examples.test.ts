@@ -233,6 +233,7 @@ describe.concurrent("the onboarding example", () => {
       const { cli, counts, stored } = yield* onboarding
       let pressed = false
       const cut = yield* cli(["start", "wf-1"], {
+        env: { SLOWNESS: "20" },
         watch: (stdout, child) => {
           if (!pressed && stdout.includes("provisioning")) {
             pressed = child.kill("SIGINT")

@@ -35,7 +35,7 @@ export default defineConfig({
     env: { FC_SEED: String(seed), ...(runs === undefined ? {} : { FC_RUNS: runs }) },
     allowOnly: false,
     pool: "forks",
-    poolOptions: { forks: { minForks: 1, maxForks: 2 } },
+    poolOptions: { forks: { minForks: 1, maxForks: 3 } },
     // Tests kill and start real processes.
     testTimeout: 60_000,
     hookTimeout: 60_000,

@@ -1,6 +1,6 @@
 /** The outside world that the workflow changes: here a file, in which each side effect leaves one line. */
 import { FileSystem } from "@effect/platform"
-import { Config, Console, type Duration, Effect, Random, Schema } from "effect"
+import { Config, Console, Duration, Effect, Random, Schema } from "effect"
 import { Step } from "perdure"
 
 export class LaptopOutOfStock extends Schema.TaggedError<LaptopOutOfStock>()("LaptopOutOfStock", {
@@ -36,13 +36,15 @@ export class Company extends Effect.Service<Company>()("examples/Company", {
   effect: Effect.gen(function*() {
     const effects = yield* EffectsFile
     const laptops = yield* Config.integer("LAPTOPS_IN_STOCK").pipe(Config.withDefault(1))
+    /** So many times as long does everything take. */
+    const slowness = yield* Config.number("SLOWNESS").pipe(Config.withDefault(1))
 
     /** Something that takes a while and has one side effect. */
     const work = Effect.fn(function*(what: string, takes: Duration.DurationInput) {
       const { attempt, stepId, stepKey } = yield* Step.Current
       yield* Effect.logDebug(`running ${stepId}, attempt ${attempt}`).pipe(Effect.annotateLogs({ stepKey }))
       yield* Console.log(`  ${what}${attempt === 1 ? "" : ` (attempt ${attempt})`}`)
-      yield* Effect.sleep(takes)
+      yield* Effect.sleep(Duration.times(takes, slowness))
       yield* effects.append
     })
 

@@ -90,7 +90,8 @@ const define = <C extends Count, E>(
           note(done, 0)
         })
       },
-      atNight ? 0 : minutes * 60_000
+      // What ends it on a machine with much else to do must be a fault, and not the load.
+      atNight ? 0 : minutes * 180_000
     )
   })
 }
