@@ -345,6 +345,16 @@ const toRun = (run: StepStore.RunIdentity, insert: StepStore.RunInsertEncoded): 
 
 type Or<A> = Either.Either<A, StoreRejected>
 
+/** What the stored texts of a row come to, in bytes. */
+const bytesOf = ({ error, output }: { readonly error: string | null; readonly output?: string | null }) =>
+  Buffer.byteLength(output ?? "") + Buffer.byteLength(error ?? "")
+
+/** Whether more is recorded than that. */
+const exceeds = ({ attempts, steps }: Records, limit: StepStore.RecordsLimit) =>
+  HashMap.size(steps) > limit.steps || HashMap.size(attempts) > limit.steps ||
+  HashMap.reduce(steps, 0, (sum, row) => sum + bytesOf(row)) +
+        HashMap.reduce(attempts, 0, (sum, row) => sum + bytesOf(row)) > limit.bytes
+
 const reopen = (records: Records, stepKey: string): Or<Records> => {
   const step = Option.getOrNull(HashMap.get(records.steps, stepKey))
   if (step === null || step.final === 0 || step.status !== "FAILED") {
@@ -569,16 +579,24 @@ const make = (namespace: string): StepStore.Encoded => {
       return claimed
     })
 
-  const history = (state: State, workflowId: string, generation: number, page: StepStore.Page<number>) => {
+  const history = (
+    state: State,
+    workflowId: string,
+    generation: number,
+    { after, bytes = Infinity, limit }: StepStore.HistoryPage
+  ): StepStore.Paged<StepStore.StepRowEncoded> => {
     const { history, steps } = recordsOf(state, workflowId, generation)
     const rows: Array<StepStore.StepRowEncoded> = []
-    for (const [, stepKey] of RedBlackTree.greaterThan(history, page.after ?? -1)) {
-      if (rows.length >= page.limit) {
-        break
+    let sum = 0
+    for (const [, stepKey] of RedBlackTree.greaterThan(history, after ?? -1)) {
+      if (rows.length >= limit || (rows.length > 0 && sum >= bytes)) {
+        return { rows, more: true }
       }
-      rows.push(HashMap.unsafeGet(steps, stepKey))
+      const row = HashMap.unsafeGet(steps, stepKey)
+      rows.push(row)
+      sum += bytesOf(row)
     }
-    return rows
+    return { rows, more: false }
   }
 
   const unfinished = (state: State, workflowId: string, generation: number) =>
@@ -642,11 +660,10 @@ const make = (namespace: string): StepStore.Encoded => {
     records: (runs, limit) =>
       read((state) =>
         runs.flatMap(({ generation, workflowId }) => {
-          const records = recordsOf(state, workflowId, generation)
-          return HashMap.size(records.steps) > limit || HashMap.size(records.attempts) > limit ? [] : [{
+          return exceeds(recordsOf(state, workflowId, generation), limit) ? [] : [{
             workflowId,
             generation,
-            history: history(state, workflowId, generation, { after: null, limit }),
+            history: history(state, workflowId, generation, { after: null, limit: limit.steps }).rows,
             unfinished: unfinished(state, workflowId, generation),
             attempts: attempts(state, workflowId, generation)
           }]

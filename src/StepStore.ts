@@ -549,6 +549,45 @@ export interface Page<Key> {
   readonly limit: number
 }
 
+/**
+ * A page of a history: what comes after the given position.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface HistoryPage extends Page<number> {
+  /**
+   * Given: the page ends with the record with which the stored outputs and errors come to so many bytes, or more. So it has one record
+   * at least, if there is any.
+   */
+  readonly bytes?: number
+}
+
+/**
+ * What a page has. How long it is says nothing of what comes after it.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface Paged<Row> {
+  readonly rows: ReadonlyArray<Row>
+  /** Whether there are others after the last of these. */
+  readonly more: boolean
+}
+
+/**
+ * How much may be recorded of a run that is read together with others.
+ *
+ * @since 0.1.0
+ * @category models
+ */
+export interface RecordsLimit {
+  /** The most steps, and the most attempts that ended without an outcome. */
+  readonly steps: number
+  /** The most bytes that their stored outputs and errors may come to. */
+  readonly bytes: number
+}
+
 // ---------------------------------------------------------------------------------------------------------------------
 // encoded models
 // ---------------------------------------------------------------------------------------------------------------------
@@ -781,12 +820,12 @@ export interface Encoded {
   readonly token: (token: string) => Effect.Effect<TokenOwner | null, StoreError>
   /** When the first SUSPENDED run of these workflows goes on by itself, in epoch milliseconds; `null` if none does. */
   readonly nextWake: (names: ReadonlyArray<string>) => Effect.Effect<number | null, StoreError>
-  /** Final rows in the order of their positions. */
+  /** Final rows in the order of their positions. What is not in the page must not be loaded: a single row may have many MiB. */
   readonly history: (
     workflowId: string,
     generation: number,
-    page: Page<number>
-  ) => Effect.Effect<ReadonlyArray<StepRowEncoded>, StoreError>
+    page: HistoryPage
+  ) => Effect.Effect<Paged<StepRowEncoded>, StoreError>
   /** Rows that are not final, in the order of their keys. */
   readonly unfinished: (
     workflowId: string,
@@ -806,12 +845,12 @@ export interface Encoded {
     generation: number
   ) => Effect.Effect<ReadonlyArray<AttemptRowEncoded>, StoreError>
   /**
-   * All that is recorded of runs, each named once, in any order. Those that have more than `limit` steps, or as many attempts, are left
-   * out: they are read in pages.
+   * All that is recorded of runs, each named once, in any order. Those of which more is recorded than the limit allows for each run are
+   * left out, and not loaded: they are read in pages.
    */
   readonly records: (
     runs: ReadonlyArray<RunGeneration>,
-    limit: number
+    limit: RecordsLimit
   ) => Effect.Effect<ReadonlyArray<RecordsEncoded>, StoreError>
   /** Shows that a worker lives, until the scope closes or the process ends. */
   readonly register: (worker: WorkerInfo) => Effect.Effect<void, StoreError, Scope.Scope>
@@ -894,8 +933,8 @@ export class StepStore extends Context.Tag("perdure/StepStore")<StepStore, {
   readonly history: (
     workflowId: string,
     generation: number,
-    page: Page<number>
-  ) => Effect.Effect<ReadonlyArray<StepRow>, StoreError>
+    page: HistoryPage
+  ) => Effect.Effect<Paged<StepRow>, StoreError>
   /** The rows that answer no replay: steps under way, and attempts that ended without an outcome. */
   readonly unfinished: (workflowId: string, generation: number) => Effect.Effect<ReadonlyArray<StepRow>, StoreError>
   readonly steps: (
@@ -905,13 +944,10 @@ export class StepStore extends Context.Tag("perdure/StepStore")<StepStore, {
   ) => Effect.Effect<ReadonlyArray<StepSummary>, StoreError>
   readonly runs: (page: Page<string>) => Effect.Effect<ReadonlyArray<RunSummary>, StoreError>
   readonly attempts: (workflowId: string, generation: number) => Effect.Effect<ReadonlyArray<AttemptRow>, StoreError>
-  /**
-   * All that is recorded of those among these runs that have at most `limit` steps, and as many attempts; damage to one leaves the
-   * others readable.
-   */
+  /** All that is recorded of those among these runs that have no more than the limit; damage to one leaves the others readable. */
   readonly records: (
     runs: ReadonlyArray<RunGeneration>,
-    limit: number
+    limit: RecordsLimit
   ) => Effect.Effect<
     ReadonlyArray<{ readonly workflowId: string; readonly records: Either.Either<Records, StoreError> }>,
     StoreError
@@ -1479,10 +1515,14 @@ const lift = (encoded: Encoded, codec: PayloadCodecShape): StepStore["Type"] => 
     token: (token) => withoutTransaction(Effect.map(encoded.token(token), Option.fromNullable)),
     nextWake: (names) => withoutTransaction(Effect.map(encoded.nextWake(names), Option.fromNullable)),
     history: (workflowId, generation, page) =>
-      openAll(
+      withoutTransaction(Effect.flatMap(
         encoded.history(workflowId, generation, page),
-        (row) => openStep({ workflowId, generation }, row)
-      ),
+        ({ more, rows }) =>
+          Effect.map(
+            openEach(rows, (row) => openStep({ workflowId, generation }, row)),
+            (rows): Paged<StepRow> => ({ rows, more })
+          )
+      )),
     unfinished: (workflowId, generation) =>
       openAll(
         encoded.unfinished(workflowId, generation),

@@ -33,7 +33,7 @@ import { FaultPoints } from "../src/internal/faultPoints.js"
 import { Journal } from "../src/internal/journal.js"
 import { defaultLimits } from "../src/internal/limits.js"
 import { pendingPatch, Residency } from "../src/internal/residency.js"
-import { newRun } from "./suites/rows.js"
+import { newRun, update } from "./suites/rows.js"
 import { brings, failCommits, logs, records, withFaults } from "./support/faults.js"
 import {
   attemptsOf,
@@ -1267,11 +1267,57 @@ describe.each(stores)("Engine (%s)", (_, store) => {
         expect(reason).toMatchObject({ recorded: { address: "1000", id: "s1000" }, requested: null })
       }))
 
-    test("that ends with a page completes, also when the next page can be read only later", () =>
+    test("of few large values is read in pages of a few of them", () =>
+      Effect.gen(function*() {
+        const store = yield* StepStore.StepStore
+        const { add, entries } = ledger()
+        const mebibyte = 1024 * 1024
+        // With the quotes 1.5 MiB: three of them come to 4 MiB, and two do not.
+        const text = "x".repeat(1.5 * mebibyte - 2)
+        const steps = Effect.forEach(ids(7), (id) => Effect.as(add(id), text).pipe(Step.durable(id)))
+        const characters = Effect.map(steps, (texts) => texts.join("").length)
+        yield* Job.execute().pipe(stoppedBy("BodyDied"), withJob(Effect.zipRight(steps, Effect.die("end"))))
+        const pages: Array<number> = []
+        const watched: typeof store = {
+          ...store,
+          history: (...page) =>
+            Effect.tap(store.history(...page), ({ rows }) => Effect.sync(() => pages.push(rows.length)))
+        }
+        const again = Effect.zipRight(Job.resume(jobId), Job.await(jobId)).pipe(
+          withJob(characters),
+          Effect.provideService(StepStore.StepStore, watched)
+        )
+        expect(yield* again).toBe(7 * text.length)
+        expect(pages).toEqual([3, 3, 1])
+        expect(entries).toHaveLength(7)
+      }))
+
+    test("that ends with a page is read no further", () =>
       withFaults((faults) =>
         Effect.gen(function*() {
           const steps = Effect.as(Effect.forEach(ids(1_000), (id) => stepOf(id), { discard: true }), 1)
           yield* Job.execute().pipe(stoppedBy("BodyDied"), withJob(Effect.zipRight(steps, Effect.die("end"))))
+          let asked = 0
+          faults.history = (_, call) => {
+            asked++
+            return call
+          }
+          const again = Effect.zipRight(Job.resume(jobId), Job.await(jobId))
+          expect(yield* again.pipe(withJob(steps))).toBe(1)
+          expect(asked).toBe(1)
+        })
+      ))
+
+    test("of which a page is left that holds nothing for the body completes, also when it can be read only later", () =>
+      withFaults((faults) =>
+        Effect.gen(function*() {
+          const steps = Effect.as(Effect.forEach(ids(1_000), (id) => stepOf(id), { discard: true }), 1)
+          yield* Job.execute().pipe(stoppedBy("BodyDied"), withJob(Effect.zipRight(steps, Effect.die("end"))))
+          const { epoch } = yield* rowOf(jobId)
+          const last = (yield* historyOf(jobId)).at(-1)!
+          // A cancellation that came when the body had ended: no operation asks for it.
+          const cancel = { ...last, stepKey: `${jobId}:cancel`, kind: "cancel", stepId: "cancelled", position: 1_000 }
+          yield* plant({ ...update(jobId), epoch, steps: [cancel] })
           let asked = 0
           faults.history = (after, call) => after !== -1 && asked++ < 2 ? Effect.fail(passing[0]!) : call
           const again = Effect.zipRight(Job.resume(jobId), Job.await(jobId))
@@ -1355,7 +1401,7 @@ describe("a residency", () => {
           parkGrace: 1,
           crowded: () => false,
           readMail: () => {},
-          readHistory: () => Effect.succeed([]),
+          readHistory: () => Effect.succeed({ rows: [], more: false }),
           awaited: new Awaited(store.ended, () => {}),
           parked: () => {}
         }

@@ -28,6 +28,6 @@ describe("MemoryStepStore", () => {
       const batch = [update("run", { steps: [completed("run", 0)] }), update("run")]
       const cause = yield* Effect.flip(Effect.sandbox(store.commit(batch)))
       expect(String(cause)).toContain("a run stands in a batch once")
-      expect(yield* store.history("run", 0, everything)).toEqual([])
+      expect((yield* store.history("run", 0, everything)).rows).toEqual([])
     }).pipe(Effect.provide(MemoryStepStore.layer)))
 })

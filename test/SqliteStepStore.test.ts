@@ -67,7 +67,7 @@ describe("options", () => {
         yield* store.commit([update("run", { steps: [completed("run", 0)], patch: patch() })])
       }))
       const store = yield* open(filename)
-      expect(yield* store.history("run", 0, everything)).toEqual([completed("run", 0)])
+      expect((yield* store.history("run", 0, everything)).rows).toEqual([completed("run", 0)])
       expect(store.target).toBe(filename)
     }))
 
@@ -214,6 +214,10 @@ describe("the schema", () => {
           { readonly detail: string }
         >).map((row) => row.detail).join("\n")
       expect(planOf(statements.history)).toMatch(/^SEARCH steps USING INDEX steps_history \(.*position>\?\)$/)
+      for (const sql of [statements.lightHistory, statements.share]) {
+        expect(planOf(sql)).toMatch(/SEARCH steps USING INDEX steps_history \(.*position>\?\)/)
+        expect(planOf(sql)).not.toMatch(/SCAN steps|TEMP B-TREE/)
+      }
       expect(planOf(statements.claimable)).toMatch(
         /SEARCH workflows USING INDEX workflows_open \(namespace=\? AND <expr>=\?\)/
       )
@@ -235,13 +239,11 @@ describe("the schema", () => {
         yield* store.commit([update("run", { steps })])
       }
       let [count, after] = [0, null as number | null]
-      for (;;) {
-        const page = yield* store.history("run", 0, { after, limit: 1_000 })
-        if (page.length === 0) {
-          break
-        }
-        count += page.length
-        after = page.at(-1)!.position
+      for (let more = true; more;) {
+        const page: StepStore.Paged<StepStore.StepRow> = yield* store.history("run", 0, { after, limit: 1_000 })
+        count += page.rows.length
+        after = page.rows.at(-1)!.position
+        more = page.more
       }
       expect([count, after]).toEqual([20_000, 19_999])
     }))
@@ -486,7 +488,7 @@ describe("waiting for the lock", () => {
       bare.exec("BEGIN IMMEDIATE")
       expect(yield* store.claim(claimAll)).toEqual([])
       expect(idsOf(yield* store.runs(everything))).toEqual(["run"])
-      expect(yield* store.history("run", 0, everything)).toEqual([])
+      expect((yield* store.history("run", 0, everything)).rows).toEqual([])
       bare.exec("COMMIT")
     }))
 

@@ -54,7 +54,7 @@ describe("StepStoreConformance", () => {
   it.effect("says what a store does wrong", () =>
     Effect.gen(function*() {
       const store = yield* StepStore.StepStore
-      const forgetful = { ...store, history: () => Effect.succeed([]) }
+      const forgetful = { ...store, history: () => Effect.succeed({ rows: [], more: false }) }
       const one = StepStoreConformance.cases.find((one) => one.name.startsWith("an outcome takes the place"))!
       const failure = yield* Effect.flip(Effect.provideService(one.effect, StepStore.StepStore, forgetful))
       expect(String(failure)).toMatch(/the history then: expected \[.*final: true.*got \[\]/s)
@@ -145,7 +145,7 @@ const read = Effect.gen(function*() {
   const store = yield* StepStore.StepStore
   const run = yield* Effect.flatten(store.run("run"))
   const empty = yield* Effect.flatten(store.run("empty"))
-  const steps = yield* store.history("run", 0, everything)
+  const steps = (yield* store.history("run", 0, everything)).rows
   const attempts = yield* store.attempts("run", 0)
   const parent = yield* Effect.flatten(store.run("parent"))
   const child = yield* Effect.flatten(store.run("~child"))

@@ -1190,7 +1190,7 @@ describe.each(stores)("Workflow (%s)", (_, store) => {
         yield* Effect.zipRight(Job.resume(workflowId), Job.await(workflowId)).pipe(withJob(body(Effect.void)))
         expect(entries).toEqual(["a", "b"])
         const store = yield* StepStore.StepStore
-        const rows = yield* store.history(workflowId, 1, { after: null, limit: 10 })
+        const rows = (yield* store.history(workflowId, 1, { after: null, limit: 10 })).rows
         expect(rows.map((row) => row.stepKey)).toEqual(["a:b#2:1#0.0", "a:b#2:1#1"])
       }))
 

@@ -339,7 +339,7 @@ describe.each(stores)("continueAsNew (%s)", (_, store) => {
         expect(entries).toEqual(["step 1", "leaves 1", "step 2", "leaves 2", "step 3", "leaves 3"])
         expect(yield* rowOf(workflowId)).toMatchObject({ generation: 2, epoch: 1, payload: "{\"n\":3}" })
         const store = yield* StepStore.StepStore
-        const last = yield* store.history(workflowId, 2, { after: null, limit: 10 })
+        const last = (yield* store.history(workflowId, 2, { after: null, limit: 10 })).rows
         expect(last.map((row) => row.stepKey)).toEqual(["wf:1:2#0"])
         // The payload that it was started with still is that of the id.
         expect(yield* Counter.start({ n: 1 }, { workflowId })).toBe(workflowId)

@@ -537,7 +537,8 @@ for (const [store, layer] of stores) {
           const body = Effect.gen(function*() {
             const ended = yield* Child.start(Half, { n: 2 })
             yield* Child.await(ended)
-            yield* stepOf("step")
+            // More than is read of a history at a time: the start of the other child is in the next page.
+            yield* Effect.succeed("x".repeat(5 * 1024 * 1024)).pipe(Step.durable("large"))
             yield* Child.start(Idle)
             yield* half(4)
             yield* cancelled

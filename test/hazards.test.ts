@@ -65,7 +65,7 @@ const useStore = Effect.fnUntraced(function*(run: string) {
   const store = yield* StepStore.StepStore
   yield* store.commit([newRun(run)])
   yield* store.commit([update(run, { steps: [completed(run, 0)] })])
-  return yield* store.history(run, 0, everything)
+  return (yield* store.history(run, 0, everything)).rows
 })
 
 /** The longest time for which no timer of this process ran while the effect did. */
@@ -264,7 +264,7 @@ describe("hazard 4: failures arrive as defects", () => {
           expect(full).toMatchObject({ _tag: "StoreFull" })
           expect(full.message).toMatch(/no room left/)
         }
-        expect(yield* store.history("run", 0, everything)).toEqual([])
+        expect((yield* store.history("run", 0, everything)).rows).toEqual([])
         yield* sql`PRAGMA max_page_count = 1000000`
         expect(yield* store.commit([update("run", { steps: [large], patch: patch() })])).toEqual([{ _tag: "Accepted" }])
       }).pipe(Effect.provide(Layer.provideMerge(SqliteStepStore.layerClient(), client)))
@@ -386,7 +386,7 @@ describe("hazard 7: pages have no checksums", () => {
         const store = yield* StepStore.StepStore
         const error = yield* Effect.flip(store.history("damaged", 0, everything))
         expect(error).toMatchObject({ _tag: "StoreCorrupt", workflowId: "damaged" })
-        expect(yield* store.history("whole", 0, everything)).toHaveLength(1)
+        expect((yield* store.history("whole", 0, everything)).rows).toHaveLength(1)
       })
       yield* Effect.provide(read, SqliteStepStore.layer({ filename }))
     }))

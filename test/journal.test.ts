@@ -383,8 +383,8 @@ describe("what the journal writes", () => {
       assert.isTrue(
         b !== undefined && Exit.isFailure(b) && b.cause._tag === "Fail" && b.cause.error instanceof Errors.StoreRejected
       )
-      assert.strictEqual((yield* store.history("a", 0, { after: null, limit: 10 })).length, 2)
-      assert.strictEqual((yield* store.history("c", 0, { after: null, limit: 10 })).length, 1)
+      assert.strictEqual((yield* store.history("a", 0, { after: null, limit: 10 })).rows.length, 2)
+      assert.strictEqual((yield* store.history("c", 0, { after: null, limit: 10 })).rows.length, 1)
     })
   )
 

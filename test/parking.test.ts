@@ -289,28 +289,38 @@ for (const [store, layer] of stores) {
       }))
 
     const unreadable = new Errors.StoreCorrupt({ target: "test", workflowId: "wf-1", detail: "read together" })
-    const reads: Record<string, StepStore.StepStore["Type"]["records"] | null> = {
-      "together": null,
-      "each alone, where they cannot be read together": () => Effect.fail(busy),
-      "together, but for those of which that says nothing": (runs) =>
-        Effect.succeed([{ workflowId: runs[0]!.workflowId, records: Either.left(unreadable) }])
+    interface Read {
+      readonly records?: StepStore.StepStore["Type"]["records"]
+      /** Bytes that are recorded of each. */
+      readonly bytes?: number
+      readonly together: boolean
     }
-    for (const [how, records] of Object.entries(reads)) {
+    const reads: Record<string, Read> = {
+      "together": { together: true },
+      "together, where it comes to almost 64 KiB": { bytes: 65_000, together: true },
+      "each alone, where it comes to more": { bytes: 64 * 1024 + 1, together: false },
+      "each alone, where they cannot be read together": { records: () => Effect.fail(busy), together: false },
+      "together, but for those of which that says nothing": {
+        records: (runs) => Effect.succeed([{ workflowId: runs[0]!.workflowId, records: Either.left(unreadable) }]),
+        together: false
+      }
+    }
+    for (const [how, { bytes = 10, records, together }] of Object.entries(reads)) {
       test(`what is recorded of runs that wake at the same time is read ${how}`, () =>
         Effect.gen(function*() {
           const store = yield* StepStore.StepStore
           const alone: Array<string> = []
           const body = Effect.gen(function*() {
-            const before = yield* stepOf("before")
+            const before = yield* Effect.succeed("x".repeat(bytes - 2)).pipe(Step.durable("before"))
             yield* Effect.sleep("1 day")
-            return `${before} ${yield* stepOf("after")}`
+            return `${before.length} ${yield* stepOf("after")}`
           })
           yield* Effect.gen(function*() {
             yield* startAll(many(3))
             yield* Effect.forEach(many(3), park)
             yield* TestClock.setTime(day)
             for (const id of many(3)) {
-              expect(yield* Sleeper.await(id)).toBe("before after")
+              expect(yield* Sleeper.await(id)).toBe(`${bytes - 2} after`)
             }
           }).pipe(
             inEngine({ ...quiet, workflows: [live(body)] }),
@@ -323,7 +333,7 @@ for (const [store, layer] of stores) {
               }
             })
           )
-          expect(alone.sort()).toEqual(records === null ? [] : many(3))
+          expect(alone.sort()).toEqual(together ? [] : many(3))
         }))
     }
 

@@ -112,7 +112,7 @@ describe.each(stores)("Promises (%s)", (_, store) => {
           if (count < nth) {
             commits = nth - 1
           }
-          const before = yield* real.history(workflowId, 0, { after: null, limit: 100 })
+          const before = (yield* real.history(workflowId, 0, { after: null, limit: 100 })).rows
           expect(before.filter((row) => acknowledged.some(({ stepKey }) => stepKey === row.stepKey))).toEqual(
             acknowledged
           )
@@ -121,7 +121,7 @@ describe.each(stores)("Promises (%s)", (_, store) => {
               inEngine({ ...quiet, workflows: [Job.toLayer(() => body)] })
             )
           ).toBe("c,d")
-          const after = yield* real.history(workflowId, 0, { after: null, limit: 100 })
+          const after = (yield* real.history(workflowId, 0, { after: null, limit: 100 })).rows
           expect(after.slice(0, before.length)).toEqual(before)
         }
         // The creation, each step, and the end.

@@ -34,7 +34,11 @@ const live = (
     }
     const result = yield* Workflow.run(id, bodyOf(program, ledger))
     const store = yield* StepStore.StepStore
-    return { result, started: ledger.started, history: yield* store.history(id, 0, { after: -1, limit: 10_000 }) }
+    return {
+      result,
+      started: ledger.started,
+      history: (yield* store.history(id, 0, { after: -1, limit: 10_000 })).rows
+    }
   }).pipe(
     Effect.provide(
       Engine.layerWith({ deadlockAfter: "2 seconds", unrequestedAfter: "2 seconds" }).pipe(

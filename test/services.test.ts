@@ -294,7 +294,7 @@ describe.each(stores)("Random (%s)", (_, store) => {
         })
       const one = yield* Workflow.run("wf", drawsOf([1, 9, 4]))
       const store = yield* StepStore.StepStore
-      expect((yield* store.history("wf", 0, { after: null, limit: 9 })).map((row) =>
+      expect((yield* store.history("wf", 0, { after: null, limit: 9 })).rows.map((row) =>
         row.stepKey
       )).toEqual([
         "wf:0.0",

@@ -15,7 +15,7 @@ import * as FiberId from "effect/FiberId"
 import * as Option from "effect/Option"
 import type { Operation, StopReason, StoreError } from "../Errors.js"
 import { BodyDied, Deadlocked, LimitExceeded, Misplaced, NonDeterminismError, StoreRejected } from "../Errors.js"
-import type { AttemptRow, CommitAnswer, RunUpdate, SharedClient, StepRow, Wanted } from "../StepStore.js"
+import type { AttemptRow, CommitAnswer, Paged, RunUpdate, SharedClient, StepRow, Wanted } from "../StepStore.js"
 import { type After, callAt } from "./alarm.js"
 import type { Attempt } from "./attempts.js"
 import { cutOff } from "./attempts.js"
@@ -98,17 +98,13 @@ export interface Household {
   readonly crowded: () => boolean
   readonly readMail: (run: ActiveRun, wanted: ReadonlyArray<Wanted>) => void
   /** A page of what is recorded of a run. */
-  readonly readHistory: (run: RunIdentity, after: number) => Effect.Effect<ReadonlyArray<StepRow>, StoreError>
+  readonly readHistory: (run: RunIdentity, after: number) => Effect.Effect<Paged<StepRow>, StoreError>
   /** The children that are waited for. */
   readonly awaited: Awaited
   /** A run sleeps, until then if it goes on by itself. */
   readonly parked: (wakeAt: number | null) => void
   /** Reads the next page of the history; the run ends if the store cannot. */
-  readonly readAfter: (
-    run: ActiveRun,
-    position: number,
-    then: (records: ReadonlyArray<StepRow>, more: boolean) => void
-  ) => void
+  readonly readAfter: (run: ActiveRun, position: number, then: (page: Paged<StepRow>) => void) => void
 }
 
 export interface RunIdentity {
@@ -175,7 +171,7 @@ export class ActiveRun {
     this.household = household
     this.emptyUpdate = emptyUpdate(identity)
     this.sequencer = new Sequencer({
-      loadAfter: (position) => household.readAfter(this, position, (records, more) => this.loaded(records, more)),
+      loadAfter: (position) => household.readAfter(this, position, (page) => this.loaded(page)),
       after: household.after,
       onMismatch: (recorded, requested) => this.stop(this.mismatch(recorded, requested)),
       onForeign: () =>
@@ -254,8 +250,7 @@ export class ActiveRun {
   restore(known: {
     readonly unfinished: ReadonlyArray<StepRow>
     readonly attempts: ReadonlyArray<AttemptRow>
-    readonly records: ReadonlyArray<StepRow>
-    readonly more: boolean
+    readonly history: Paged<StepRow>
   }): void {
     for (const row of known.unfinished) {
       const address = addressOf(row.stepKey)
@@ -270,7 +265,7 @@ export class ActiveRun {
       before.push(row)
       this.attempts.set(address, before)
     }
-    this.loaded(known.records, known.more)
+    this.loaded(known.history)
   }
 
   /** The attempts at a step that ended without an outcome before this life of the run. */
@@ -279,10 +274,10 @@ export class ActiveRun {
   }
 
   /** Takes the next page of the history. */
-  loaded(records: ReadonlyArray<StepRow>, more: boolean): void {
-    const last = records.at(-1)?.position
+  loaded({ more, rows }: Paged<StepRow>): void {
+    const last = rows.at(-1)?.position
     this.nextPosition = typeof last === "number" ? last + 1 : this.nextPosition
-    this.sequencer.load(records, more)
+    this.sequencer.load(rows, more)
   }
 
   /** What `patched` has answered in this life, by id; `null` while the marker is being recorded. */

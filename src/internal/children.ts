@@ -194,15 +194,15 @@ export const cancelDoomed = (run: ActiveRun): Effect.Effect<void, StoreError> =>
  */
 export const cancelStarted = (run: ActiveRun): Effect.Effect<void, StoreError> => {
   const after = (position: number): Effect.Effect<void, StoreError> =>
-    Effect.flatMap(run.household.readHistory(run.identity, position), (rows) => {
+    Effect.flatMap(run.household.readHistory(run.identity, position), ({ more, rows }) => {
       const last = rows.at(-1)
-      return last === undefined ? Effect.void : Effect.zipRight(
+      return Effect.zipRight(
         Effect.forEach(
           rows.filter((row) => row.kind === "start"),
           (row) => cancel(run, String(fromText(row.output))),
           { concurrency: "unbounded", discard: true }
         ),
-        after(positionOf(last))
+        more && last !== undefined ? after(positionOf(last)) : Effect.void
       )
     })
   return after(-1)

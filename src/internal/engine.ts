@@ -19,15 +19,16 @@ import { endingOf } from "./activeRun.js"
 import { Attending } from "./attendant.js"
 import { Awaited } from "./awaited.js"
 import { FaultPoints } from "./faultPoints.js"
+import { readAll, readHistory } from "./history.js"
 import { Housekeeping } from "./housekeeping.js"
 import { RecordsToo } from "./interest.js"
 import { emptyUpdate, Journal } from "./journal.js"
 import type { Limits } from "./limits.js"
 import { freshId } from "./names.js"
 import { Pulse } from "./pulse.js"
-import { endOf, pageSize, pendingPatch, readAll, readHistory } from "./residency.js"
-import { reopenable } from "./resume.js"
-import { freshIdentity, identityOf, quietly, Roster } from "./roster.js"
+import { endOf, pendingPatch } from "./residency.js"
+import { outlineOf, reopenable } from "./resume.js"
+import { freshIdentity, quietly, Roster } from "./roster.js"
 import type { Engine, Registration, RunEnd, StartRequest } from "./run.js"
 import { turn } from "./scheduler.js"
 import { makeScript } from "./script.js"
@@ -91,7 +92,7 @@ export const make = (settings: Settings): Effect.Effect<Engine["Type"], StoreErr
       readAfter: (run, position, then) => {
         fork(Effect.matchCause(readHistory(store, run.identity, position), {
           onFailure: (cause) => run.finish(endingOf(cause)),
-          onSuccess: (rows) => then(rows, rows.length === pageSize)
+          onSuccess: then
         }))
       },
       parkGrace: settings.parkGrace,
@@ -317,7 +318,7 @@ export const make = (settings: Settings): Effect.Effect<Engine["Type"], StoreErr
           return reopen(row, [])
         case "FAILED":
           return Effect.flatMap(
-            Effect.map(readAll(store, identityOf(row)), reopenable),
+            Effect.map(readAll(store, row, outlineOf), reopenable),
             (keys) => keys.length === 0 ? Effect.succeed(false) : reopen(row, keys)
           )
         default:

@@ -146,7 +146,7 @@ const find = (id: string, branch: Branch, then: (found: Found) => void): void =>
     if (row !== undefined) {
       then(isMarker(row) ? "Marker" : "Other")
     } else if (more) {
-      run.household.readAfter(run, last, (rows, more) => {
+      run.household.readAfter(run, last, ({ more, rows }) => {
         if (!run.closed) {
           search(rows, more, rows.at(-1)?.position ?? last)
         }

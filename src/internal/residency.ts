@@ -1,6 +1,5 @@
 /** The time a run spends in this process: loaded, driven, and left again, whatever the reason. */
 import * as Cause from "effect/Cause"
-import * as Chunk from "effect/Chunk"
 import * as Data from "effect/Data"
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
@@ -8,12 +7,12 @@ import * as Exit from "effect/Exit"
 import * as FiberId from "effect/FiberId"
 import * as Option from "effect/Option"
 import * as Schedule from "effect/Schedule"
-import * as Stream from "effect/Stream"
 import type { StopReason, StoreError } from "../Errors.js"
 import { StoreRejected } from "../Errors.js"
 import type {
   AttemptRow,
   CommitAnswer,
+  Paged,
   Records,
   RunPatch,
   RunRow,
@@ -28,6 +27,7 @@ import { cutOff } from "./attempts.js"
 import type { Program } from "./body.js"
 import { begin } from "./body.js"
 import { cancelDoomed } from "./children.js"
+import { readHistory } from "./history.js"
 import { isTransient } from "./journal.js"
 import type { RunEnd } from "./run.js"
 import { cancelReason, stopReason } from "./run.js"
@@ -41,9 +41,6 @@ export class SimulatedCrash extends Data.TaggedError("SimulatedCrash")<{ readonl
   }
 }
 
-/** Records read at a time. */
-export const pageSize = 1_000
-
 /** A body that has not ended after this time is dropped. */
 const evictionMillis = 5_000
 
@@ -52,19 +49,6 @@ const patience = Schedule.exponential("50 millis").pipe(
   Schedule.union(Schedule.spaced("5 seconds")),
   Schedule.jittered
 )
-
-/** A page of the history of a run. */
-export const readHistory = (store: Store, run: RunIdentity, after: number) =>
-  store.history(run.workflowId, run.generation, { after, limit: pageSize })
-
-/** The whole history of a run. */
-export const readAll = (store: Store, run: RunIdentity) =>
-  Stream.runCollect(Stream.paginateChunkEffect(-1, (after) =>
-    Effect.map(readHistory(store, run, after), (rows) =>
-      [
-        Chunk.unsafeFromArray(rows),
-        rows.length < pageSize ? Option.none<number>() : Option.fromNullable(rows.at(-1)?.position)
-      ] as const))).pipe(Effect.map(Chunk.toReadonlyArray))
 
 /** How a run has ended or stopped; none if it goes on. */
 export const endOf = (row: RunRow): Option.Option<RunEnd> => {
@@ -145,7 +129,12 @@ const isUnderWay = (attempts: ReadonlyArray<AttemptRow>) => {
   return (row: StepRow) => row.status === "IN_PROGRESS" && !known.has(`${row.attempt}:${row.stepKey}`)
 }
 
-const nothingKnown = { unfinished: [], attempts: [], records: [], more: false }
+/** What is recorded of a run, as far as it has to be known before it begins. */
+interface Recorded extends Omit<Records, "history"> {
+  readonly history: Paged<StepRow>
+}
+
+const nothingKnown: Recorded = { unfinished: [], attempts: [], history: { rows: [], more: false } }
 
 // ---------------------------------------------------------------------------------------------------------------------
 // residency
@@ -303,7 +292,7 @@ export class Residency {
     const { epoch } = this.identity
     return Effect.gen(this, function*() {
       const at = run.now()
-      const { attempts, history: records, unfinished } = yield* this.recorded
+      const { attempts, history, unfinished } = yield* this.recorded
       // What this process itself let go of, because the store could not be used, did not die.
       const how = this.lives === 1 ? "OwnerDied" : "Released"
       const zombies = unfinished.filter((row) => !isWait(row) && isUnderWay(attempts)(row)).map((row) =>
@@ -317,12 +306,11 @@ export class Residency {
         }
       }
       run.cautious = true
-      run.restore({ unfinished, attempts: [...attempts, ...cut], records, more: records.length === pageSize })
+      run.restore({ unfinished, attempts: [...attempts, ...cut], history })
     }).pipe(Effect.catchAllCause((cause) => Effect.sync(() => run.finish(endingOf(cause)))))
   }
 
-  /** What is recorded of the run, as far as it has to be known before it begins. */
-  private get recorded(): Effect.Effect<Records, StoreError> {
+  private get recorded(): Effect.Effect<Recorded, StoreError> {
     const { foreseen, identity: { generation, workflowId }, store } = this
     this.foreseen = null
     return foreseen === null
@@ -332,7 +320,7 @@ export class Residency {
         attempts: store.attempts(workflowId, generation),
         history: readHistory(store, this.identity, -1)
       })
-      : Effect.succeed(foreseen)
+      : Effect.succeed({ ...foreseen, history: { rows: foreseen.history, more: false } })
   }
 
   private settle(run: ActiveRun, ending: Ending, program: Program): Effect.Effect<Option.Option<RunEnd>, Failure> {
@@ -457,7 +445,7 @@ export class Residency {
       }
       return more
         ? this.patiently(readHistory(this.store, this.identity, lastPosition)).pipe(
-          Effect.map((rows) => run.sequencer.load(rows, rows.length === pageSize)),
+          Effect.map(({ more, rows }) => run.sequencer.load(rows, more)),
           Effect.zipRight(this.unread(run, end)),
           Effect.catchAll((error) => Effect.succeed<BodyEnd>({ _tag: "Broken", reason: asReason(error) }))
         )

@@ -10,6 +10,17 @@ const pathOf = (address: string): ReadonlyArray<string> => {
 
 const around = (path: string) => path.slice(0, Math.max(0, path.lastIndexOf(".")))
 
+/** What has to be known of a record; payloads, which may be many times as large, are not kept for this. */
+export type Outline = Pick<StepRow, "stepKey" | "kind" | "status" | "position" | "askedAfter">
+
+export const outlineOf = ({ askedAfter, kind, position, status, stepKey }: StepRow): Outline => ({
+  stepKey,
+  kind,
+  status,
+  position,
+  askedAfter
+})
+
 /** The two lines of control in a branch that began last. */
 interface Latest {
   readonly path: string
@@ -23,7 +34,7 @@ interface Latest {
  * dealt with by the body, and running it again would make the body go another way than the one recorded. What goes on in a
  * branch that was on its way already does not follow it. What has been undone is not done again.
  */
-export const reopenable = (history: ReadonlyArray<StepRow>): ReadonlyArray<string> => {
+export const reopenable = (history: ReadonlyArray<Outline>): ReadonlyArray<string> => {
   if (history.some((row) => row.kind === "compensation")) {
     return []
   }
@@ -44,7 +55,7 @@ export const reopenable = (history: ReadonlyArray<StepRow>): ReadonlyArray<strin
         : { ...known, before: Math.max(known.before, after) }
     )
   }
-  const followed = (row: StepRow) =>
+  const followed = (row: Outline) =>
     pathOf(addressOf(row.stepKey)).some((path) => {
       const last = latest.get(around(path))!
       return (last.path === path ? last.before : last.began) >= positionOf(row)

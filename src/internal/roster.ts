@@ -22,8 +22,8 @@ import { wholeMillis } from "./wholeMillis.js"
 /** Runs taken over in one transaction. */
 const claimSize = 100
 
-/** Of a claimed run with more records than that, or attempts, the history is read alone. */
-const readTogether = 100
+/** Of a claimed run of which more is recorded, the history is read alone: a thousand may be claimed at a time. */
+const readTogether = { steps: 100, bytes: 64 * 1024 }
 
 const noReturn = () => {}
 

@@ -90,7 +90,7 @@ export const addressOf = (stepKey: string): string =>
   stepKey.slice(Math.max(stepKey.lastIndexOf(":"), stepKey.lastIndexOf("#")) + 1)
 
 /** The position of a record; a row that answers a replay always has one. */
-export const positionOf = (record: StepRow): number => record.position as number
+export const positionOf = (record: Pick<StepRow, "position">): number => record.position as number
 
 /** The operation that a row is the record of. */
 export const operationOf = (row: StepRow): Operation => ({
@@ -179,13 +179,17 @@ export class Sequencer {
 
   private append(rows: ReadonlyArray<StepRow>) {
     if (this.next === this.records.length) {
-      this.records = []
-      this.next = 0
+      this.forget()
     }
     for (const row of rows) {
       this.records.push(row)
       this.lastPosition = positionOf(row)
     }
+  }
+
+  private forget() {
+    this.records = []
+    this.next = 0
   }
 
   /**
@@ -412,6 +416,8 @@ export class Sequencer {
     if (this.more) {
       if (!this.loading) {
         this.loading = true
+        // What was handed over must not be there beside what comes next.
+        this.forget()
         this.around.loadAfter(this.lastPosition)
         return !this.loading
       }

@@ -10,6 +10,7 @@ import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
+import { identity } from "effect/Function"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import * as Schema from "effect/Schema"
@@ -18,10 +19,11 @@ import type { PayloadInvalid, StopReason, WorkflowIdInvalid } from "../Errors.js
 import type { Attendant } from "../internal/attendant.js"
 import { nobody } from "../internal/attendant.js"
 import { FaultPoints } from "../internal/faultPoints.js"
+import { readAll } from "../internal/history.js"
 import { canonical } from "../internal/json.js"
 import { Observer } from "../internal/observer.js"
 import { CurrentStep } from "../internal/run.js"
-import { addressOf, positionOf } from "../internal/sequencer.js"
+import { addressOf } from "../internal/sequencer.js"
 import * as MemoryStepStore from "../MemoryStepStore.js"
 import type { Page, RunRow, RunUpdate, StepRow } from "../StepStore.js"
 import { StepStore } from "../StepStore.js"
@@ -714,10 +716,7 @@ class OneTrial {
   }
 
   private historyOf(workflowId: string, generation: number) {
-    return allPages(
-      (page: Page<number>) => this.real.history(workflowId, generation, page),
-      positionOf
-    )
+    return readAll(this.real, { workflowId, generation }, identity)
   }
 }
 

@@ -5,16 +5,15 @@
  */
 import * as Effect from "effect/Effect"
 import * as Either from "effect/Either"
+import { identity } from "effect/Function"
 import * as ParseResult from "effect/ParseResult"
 import * as Schema from "effect/Schema"
 import type { StoreError } from "../Errors.js"
 import { StopReason, WorkflowNotFound } from "../Errors.js"
 import { fullDigest } from "../internal/digest.js"
+import { readAll } from "../internal/history.js"
 import { canonical } from "../internal/json.js"
-import { positionOf } from "../internal/sequencer.js"
-import type { Page } from "../StepStore.js"
 import { RunStatus, StepStatus, StepStore } from "../StepStore.js"
-import { allPages } from "./internal/life.js"
 
 // ---------------------------------------------------------------------------------------------------------------------
 // models
@@ -155,7 +154,7 @@ export const read = (workflowId: string): Effect.Effect<History, WorkflowNotFoun
       Array.from({ length: generation + 1 }, (_, number) => number),
       (number) =>
         Effect.all({
-          history: allPages((page: Page<number>) => store.history(workflowId, number, page), positionOf),
+          history: readAll(store, { workflowId, generation: number }, identity),
           unfinished: store.unfinished(workflowId, number),
           attempts: store.attempts(workflowId, number)
         }).pipe(

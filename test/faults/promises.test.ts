@@ -55,7 +55,10 @@ const row = (workflowId: string) =>
   Effect.flatMap(StepStore.StepStore, (store) => Effect.map(store.run(workflowId), Option.getOrThrow))
 
 const historyOf = (workflowId: string) =>
-  Effect.flatMap(StepStore.StepStore, (store) => store.history(workflowId, 0, { after: null, limit: 100 }))
+  Effect.flatMap(
+    StepStore.StepStore,
+    (store) => Effect.map(store.history(workflowId, 0, { after: null, limit: 100 }), ({ rows }) => rows)
+  )
 
 describe("1. Recorded once", () => {
   it.live("what is recorded when the process is killed does not run again in the next, which returns it", () =>

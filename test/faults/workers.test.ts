@@ -53,7 +53,10 @@ const row = (workflowId: string) =>
   Effect.flatMap(StepStore.StepStore, (store) => Effect.map(store.run(workflowId), Option.getOrThrow))
 
 const historyOf = (workflowId: string) =>
-  Effect.flatMap(StepStore.StepStore, (store) => store.history(workflowId, 0, { after: null, limit: 100 }))
+  Effect.flatMap(
+    StepStore.StepStore,
+    (store) => Effect.map(store.history(workflowId, 0, { after: null, limit: 100 }), ({ rows }) => rows)
+  )
 
 const isDone = (workflowId: string) => until(row(workflowId), ({ status }) => status === "COMPLETED")
 

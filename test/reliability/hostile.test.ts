@@ -98,11 +98,11 @@ const bodied = Layer.mergeAll(
 const recordsOf = (workflowId: string) =>
   Effect.gen(function*() {
     const store = yield* StepStore.StepStore
-    const history = yield* store.history(workflowId, 0, everything)
+    const history = (yield* store.history(workflowId, 0, everything)).rows
     const steps = yield* store.steps(workflowId, 0, everything)
     const names = (rows: ReadonlyArray<StepStore.StepSummary>) => rows.map(({ stepId, stepKey }) => [stepKey, stepId])
     assert.sameDeepMembers(names(steps), names(history), "what the listing and the history of the run say")
-    const [loaded] = yield* store.records([{ workflowId, generation: 0 }], 100)
+    const [loaded] = yield* store.records([{ workflowId, generation: 0 }], { steps: 100, bytes: 1_000_000 })
     assert.strictEqual(loaded!.workflowId, workflowId)
     assert.isTrue(loaded!.records._tag === "Right")
     return history
@@ -203,7 +203,7 @@ const entries: Readonly<Record<string, Entry>> = {
         assert.isTrue(Option.isNone(yield* Resting.poll(id)), "poll")
         assert.isTrue(Option.isNone(yield* store.run(id)), "run")
         assert.deepStrictEqual(yield* store.inboxes([id]), [], "inboxes")
-        assert.deepStrictEqual(yield* store.history(id, 0, everything), [], "history")
+        assert.deepStrictEqual((yield* store.history(id, 0, everything)).rows, [], "history")
         for (
           const ask of [
             Resting.await(id),

@@ -112,7 +112,7 @@ const textsOf = (workflowId: string) =>
     const run = yield* Effect.flatten(store.run(workflowId))
     const { generation } = run
     const rows = [
-      ...yield* store.history(workflowId, generation, everything),
+      ...(yield* store.history(workflowId, generation, everything)).rows,
       ...yield* store.unfinished(workflowId, generation)
     ]
     const attempts = yield* store.attempts(workflowId, generation)
@@ -182,7 +182,7 @@ const valueOf = (limit: number, { bytes, unit }: Size, transaction: boolean, sai
     const sent = yield* Effect.exit(Signal.send(Sent, { workflowId: taker, value: text }))
     yield* check("a signal", taker, sent, "SignalInvalid")
     const asker = yield* Asker.start(undefined, { workflowId: `asker ${bytes}` })
-    const [record] = yield* eventually(store.history(asker, 0, everything), (rows) => rows.length > 0)
+    const { rows: [record] } = yield* eventually(store.history(asker, 0, everything), ({ rows }) => rows.length > 0)
     const token = JSON.parse(record!.output!) as string
     const answered = yield* Effect.exit(Signal.answer(Sent, { token, value: text }))
     yield* check("an answer", asker, answered, "SignalInvalid")
@@ -235,7 +235,7 @@ const counts = (limit: number, name: string) =>
         expected,
         `records, ${said}`
       )
-      const records = yield* store.history(history, 0, everything)
+      const records = (yield* store.history(history, 0, everything)).rows
       assert.strictEqual(records.length, Math.min(count, limit), `records, ${said}`)
       // Where more are allowed it goes on; what is recorded is not done again, and at most the effect that was not recorded is.
       assert.strictEqual(tagOf(yield* Effect.exit(run.pipe(inEngine({})))), "done", `records, ${said}`)
@@ -267,23 +267,19 @@ const onHeap = (program: string, heap: number, args: ReadonlyArray<string>) =>
     return said
   }))
 
-/**
- * Records so many steps with results of so many bytes, and replays them. A history is read in pages of 1,000 records, which the
- * heap for the replay must hold.
- */
+/** Records so many steps with results of so many bytes, and replays them. */
 const long = (program: string, options: {
   readonly count: number
   readonly bytes: number
   readonly heap: number
-  readonly replayHeap: number
 }) =>
   Effect.scoped(Effect.gen(function*() {
-    const { bytes, count, heap, replayHeap } = options
+    const { bytes, count, heap } = options
     const filename = yield* temporaryFile
     const args = (what: string) => [what, filename, String(count), String(bytes)]
     const said = JSON.stringify(options)
     assert.strictEqual(yield* onHeap(program, heap, args("record")), `SUSPENDED ${count}`, said)
-    assert.strictEqual(yield* onHeap(program, replayHeap, args("replay")), `${count * (bytes - 2)} 0`, said)
+    assert.strictEqual(yield* onHeap(program, heap, args("replay")), `${count * (bytes - 2)} 0`, said)
     return 2
   }))
 
@@ -336,10 +332,10 @@ repeatedRow(
       }
       const program = yield* bundle("faults/huge")
       // 100 MB of results on 64 MiB.
-      trials += yield* long(program, { count: 10_000, bytes: 10_000, heap: 64, replayHeap: 64 })
-      // Each at the limit: 128 MiB on 96.
-      trials += yield* long(program, { count: 8, bytes: 16 * MiB, heap: 96, replayHeap: 1_000 })
-      trials += yield* long(program, { count: 1, bytes: 100 * MiB, heap: 800, replayHeap: 800 })
+      trials += yield* long(program, { count: 10_000, bytes: 10_000, heap: 64 })
+      // Each at the limit: 256 MiB on 128.
+      trials += yield* long(program, { count: 16, bytes: 16 * MiB, heap: 128 })
+      trials += yield* long(program, { count: 1, bytes: 100 * MiB, heap: 800 })
       return trials + (yield* refused(program))
     })
 )

@@ -134,7 +134,7 @@ const check = (database: string, ended: ReadonlyArray<string>, deaths: number) =
     assert.deepStrictEqual(runs.map((run) => `${run.workflowId} ${run.status} ${run.parent}`).sort(), family)
     const cut = yield* store.run("~order-1:8.0")
     assert.isNotNull(Option.getOrThrow(cut).cancelAt)
-    const history = yield* store.history("order-1", 0, { after: null, limit: 100 })
+    const history = (yield* store.history("order-1", 0, { after: null, limit: 100 })).rows
     assert.deepStrictEqual(
       history.map(({ kind, status, stepId, stepKey }) => `${stepKey} ${kind} ${stepId} ${status}`).sort(),
       recorded

@@ -85,7 +85,7 @@ const check = (database: string) =>
       for (const { result } of acknowledged[workflowId]!) {
         assert.deepStrictEqual(JSON.parse(row.outcome ?? "null"), result, workflowId)
       }
-      const history = yield* store.history(workflowId, 0, { after: null, limit: 1_000 })
+      const history = (yield* store.history(workflowId, 0, { after: null, limit: 1_000 })).rows
       assert.deepStrictEqual(
         history.map((step) => step.position).sort((a, b) => Number(a) - Number(b)),
         history.map((step) => step.position)

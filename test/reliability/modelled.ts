@@ -292,7 +292,7 @@ class Real {
       const row = yield* Effect.flatten(this.store.run(workflowId))
       const wanted = { name: go.name, token: null, limit: 1_000 }
       const mail = yield* Effect.flatten(this.store.mail(workflowId, [wanted]))
-      const history = yield* this.store.history(workflowId, 0, { after: null, limit: 1_000 })
+      const history = (yield* this.store.history(workflowId, 0, { after: null, limit: 1_000 })).rows
       seen.set(workflowId, {
         status: row.status,
         outcome: row.outcome === null || row.status === "CANCELLED" ? null : JSON.parse(row.outcome),

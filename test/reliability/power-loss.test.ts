@@ -46,7 +46,7 @@ const shows = (store: StepStore.StepStore["Type"], entry: Exclude<Acknowledged, 
     case "step":
       return Effect.map(
         store.history(entry.workflowId, 0, everything),
-        (steps) => steps.some((step) => step.stepKey === entry.key && step.output === JSON.stringify(entry.output))
+        ({ rows }) => rows.some((step) => step.stepKey === entry.key && step.output === JSON.stringify(entry.output))
       )
   }
 }

@@ -70,7 +70,7 @@ export const view = (
           shown.set(run, { name, fingerprint, payload, outcome: outcome === null ? null : { outcome, status } })
         )
       )
-      yield* read(store.history(run, 0, everything), (rows) => steps(run, rows))
+      yield* read(store.history(run, 0, everything), ({ rows }) => steps(run, rows))
       yield* read(store.steps(run, 0, everything), () => undefined)
       yield* read(store.attempts(run, 0), (rows) => attempts(run, rows))
       yield* read(
@@ -81,7 +81,7 @@ export const view = (
       )
     }
     yield* read(
-      store.records(runs.map((workflowId) => ({ workflowId, generation: 0 })), 100),
+      store.records(runs.map((workflowId) => ({ workflowId, generation: 0 })), { steps: 100, bytes: 1_000_000 }),
       (all) =>
         all.forEach(({ records, workflowId }) => {
           if (records._tag === "Left") {

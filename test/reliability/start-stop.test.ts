@@ -117,7 +117,7 @@ const check = (database: string, hasty: ReadonlySet<string>) =>
       for (const { result } of parent === null ? acknowledged[workflowId]! : []) {
         assert.deepStrictEqual(JSON.parse(row.outcome ?? "null"), result, workflowId)
       }
-      const history = yield* store.history(workflowId, 0, { after: null, limit: 100 })
+      const history = (yield* store.history(workflowId, 0, { after: null, limit: 100 })).rows
       assert.lengthOf(history, parent === null ? 7 : 1, workflowId)
       for (const { output, stepKey } of history.filter(({ kind }) => kind === "step")) {
         const ran = done[stepKey] ?? []

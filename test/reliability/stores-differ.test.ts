@@ -420,6 +420,7 @@ const otherCommands = ({ ids, names, workers }: Words) => {
         after: maybe(fc.nat({ max: 4 })),
         key: maybe(place),
         limit: fc.integer({ min: 1, max: 4 }),
+        bytes: maybe(fc.nat({ max: 100 })),
         names: fc.subarray([...names])
       })
     },
@@ -478,7 +479,7 @@ const toUpdate = (one: Update, first: Store): Effect.Effect<StepStore.RunUpdate,
       })
     }
     const generation = Math.max(0, (run?.generation ?? 0) + one.generation)
-    const history = yield* first.history(one.id, generation, everything)
+    const history = (yield* first.history(one.id, generation, everything)).rows
     let end = (history.at(-1)?.position ?? -1) + 1
     const many = Array.from({ length: 75 }, (_, i): StepStore.StepRow =>
       completed(one.id, end + i, {
@@ -568,7 +569,7 @@ const byRun = <A extends { readonly workflowId: string }>(rows: ReadonlyArray<A>
 
 type Ask = (store: Store) => Effect.Effect<unknown, Errors.StoreError>
 
-const recordsOf = (ids: ReadonlyArray<string>, generation: number, limit: number): Ask => (store) =>
+const recordsOf = (ids: ReadonlyArray<string>, generation: number, limit: StepStore.RecordsLimit): Ask => (store) =>
   Effect.map(
     store.records(ids.map((workflowId) => ({ workflowId, generation })), limit),
     (all) =>
@@ -596,7 +597,9 @@ const questions = (
     (store) => Effect.map(store.ended(all), (ended) => byRun(ended).map(named)),
     ...workers.map((worker): Ask => (store) => Effect.map(store.owned(worker), sorted)),
     ...[names, ...names.map((name) => [name])].map((names): Ask => (store) => store.nextWake(names)),
-    ...[[3, 0], [1_000, 0], [1_000, 1], [1_000, 2]].map(([limit, generation]) => recordsOf(all, generation!, limit!)),
+    ...[[3, 0], [1_000, 0], [1_000, 1], [1_000, 2]].map(([steps, generation]) =>
+      recordsOf(all, generation!, { steps: steps!, bytes: 1_000_000 })
+    ),
     ...there.flatMap(({ generation, workflowId: id }): ReadonlyArray<Ask> => [
       (store) => store.mail(id, wantedOf(id)),
       (store) => store.token(signalIdOf(id, "~0")),
@@ -644,13 +647,13 @@ const perform = (
       return scope === undefined ? Effect.void : Scope.close(scope, Exit.void)
     }
     case "read": {
-      const { after, generation, id, key, limit, names } = command
+      const { after, bytes, generation, id, key, limit, names } = command
       return Effect.all([
-        store.history(id, generation, { after, limit }),
+        store.history(id, generation, bytes === null ? { after, limit } : { after, limit, bytes }),
         store.steps(id, generation, { after: key === null ? null : keyOf(id, key), limit }),
         store.runs({ after: after === null ? null : id, limit }),
         store.nextWake(names),
-        recordsOf([id], generation, limit)(store)
+        recordsOf([id], generation, { steps: limit, bytes: bytes ?? 1_000_000 })(store)
       ])
     }
   }

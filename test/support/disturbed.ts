@@ -27,7 +27,7 @@ const plant = (from: Store, to: Store) =>
     }
     yield* accepted(update(workflowId, {
       generation,
-      steps: yield* from.history(workflowId, generation, { after: null, limit: 10_000 })
+      steps: (yield* from.history(workflowId, generation, { after: null, limit: 10_000 })).rows
     }))
   })
 

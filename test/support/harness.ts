@@ -92,7 +92,10 @@ export const stepsOf = (workflowId: string) =>
 
 /** The final rows of a run, in the order of recording. */
 export const historyOf = (workflowId: string) =>
-  Effect.flatMap(StepStore.StepStore, (store) => store.history(workflowId, 0, { after: null, limit: 10_000 }))
+  Effect.flatMap(
+    StepStore.StepStore,
+    (store) => Effect.map(store.history(workflowId, 0, { after: null, limit: 10_000 }), ({ rows }) => rows)
+  )
 
 /** `address id` of the final rows, in the order of recording. */
 export const recorded = (workflowId: string) =>

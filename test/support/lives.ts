@@ -232,7 +232,7 @@ export const historiesOf = (store: Store, id: string) =>
   Effect.flatMap(store.run(id), (row) =>
     Effect.forEach(
       Array.from({ length: Option.isSome(row) ? row.value.generation + 1 : 0 }, (_, generation) => generation),
-      (generation) => store.history(id, generation, { after: null, limit: 10_000 })
+      (generation) => Effect.map(store.history(id, generation, { after: null, limit: 10_000 }), ({ rows }) => rows)
     ))
 
 interface Errand {

@@ -327,7 +327,7 @@ export const leaveRuns = (filename: string, copy: string) =>
       yield* approve("early/1", "ada")
       yield* approve("early/1", "grace")
       yield* approve("undone/2", "ada")
-      yield* until(store.history("cancelled/1", 0, { after: null, limit: 1 }), (rows) => rows.length === 1)
+      yield* until(store.history("cancelled/1", 0, { after: null, limit: 1 }), ({ rows }) => rows.length === 1)
       yield* Cancelled.cancel("cancelled/1")
       yield* arrived(Object.keys(left))
       yield* until(
@@ -336,7 +336,7 @@ export const leaveRuns = (filename: string, copy: string) =>
       )
       // Its first wait has timed out, and its race is under way.
       yield* until(store.unfinished("racing/1", 0), (rows) => rows.some((row) => row.stepId === "approval"))
-      yield* until(store.history("script", 0, { after: null, limit: 1 }), (rows) => rows.length === 1)
+      yield* until(store.history("script", 0, { after: null, limit: 1 }), ({ rows }) => rows.length === 1)
       yield* arrived(Object.keys(left))
       yield* Effect.sync(() => {
         const database = new Sqlite(filename)
@@ -357,7 +357,7 @@ export const readRuns = (filename: string) =>
     const runs = yield* Effect.forEach(yield* store.runs(all), ({ generation, workflowId }) =>
       Effect.all({
         run: Effect.flatten(store.run(workflowId)),
-        history: store.history(workflowId, generation, all),
+        history: Effect.map(store.history(workflowId, generation, all), ({ rows }) => rows),
         unfinished: store.unfinished(workflowId, generation),
         attempts: store.attempts(workflowId, generation),
         mail: Effect.flatten(store.mail(workflowId, [{ name: "approval", token: null, limit: 9 }]))
@@ -385,7 +385,7 @@ export const goOn = (filename: string) =>
         yield* approve(workflowId, "ada")
       }
       yield* Broken.resume("broken/1")
-      const [token] = yield* store.history("asked/1", 0, { after: null, limit: 1 })
+      const [token] = (yield* store.history("asked/1", 0, { after: null, limit: 1 })).rows
       yield* Signal.answer(Answer, { token: JSON.parse(token!.output!) as string, value: 42 })
       return yield* Effect.all({
         "ended/1": Effect.exit(Ended.await("ended/1")),

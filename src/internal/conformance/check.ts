@@ -147,12 +147,19 @@ export const create = Effect.fnUntraced(function*(workflowId: string, rest: Part
 
 export const keysOf = (rows: ReadonlyArray<{ readonly stepKey: string }>) => rows.map((row) => row.stepKey)
 
+/** The final rows of a run, in the order of recording. */
+export const historyOf = (workflowId: string, generation = 0) =>
+  Effect.flatMap(
+    StepStore,
+    (store) => Effect.map(store.history(workflowId, generation, everything), ({ rows }) => rows)
+  )
+
 /** What is recorded of a run, to compare before and after. */
 export const recordsOf = Effect.fnUntraced(function*(workflowId: string) {
   const store = yield* StepStore
   return {
     run: yield* store.run(workflowId),
-    history: yield* store.history(workflowId, 0, everything),
+    history: yield* historyOf(workflowId),
     unfinished: yield* store.unfinished(workflowId, 0),
     attempts: yield* store.attempts(workflowId, 0)
   }

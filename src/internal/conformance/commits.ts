@@ -14,9 +14,9 @@ import {
   completed,
   create,
   equal,
-  everything,
   failed,
   fenced,
+  historyOf,
   holds,
   insert,
   keysOf,
@@ -133,7 +133,7 @@ export const commits: Cases = {
     ], (update) => store.commit([update]))
     yield* equal("the answers", answers.flat(), [fenced, fenced])
     yield* equal("the run", yield* store.run(id), Option.none())
-    yield* equal("the history", yield* store.history(id, 0, everything), [])
+    yield* equal("the history", yield* historyOf(id), [])
   }),
 
   "an empty batch and an empty update are accepted": Effect.gen(function*() {
@@ -151,7 +151,7 @@ export const commits: Cases = {
     const key = `${id}:0`
     yield* store.commit([update(id, 1, { steps: [step(key)] })])
     yield* equal("the step in progress", yield* store.unfinished(id, 0), [step(key)])
-    yield* equal("the history meanwhile", yield* store.history(id, 0, everything), [])
+    yield* equal("the history meanwhile", yield* historyOf(id), [])
     const outcome = completed(key, 0, {
       attempt: 2,
       epoch: 1,
@@ -161,7 +161,7 @@ export const commits: Cases = {
     })
     yield* store.commit([update(id, 1, { steps: [outcome] })])
     yield* equal("the steps in progress then", yield* store.unfinished(id, 0), [])
-    yield* equal("the history then", yield* store.history(id, 0, everything), [outcome])
+    yield* equal("the history then", yield* historyOf(id), [outcome])
   }),
 
   "a step may be in progress and final in one update": Effect.gen(function*() {
@@ -170,7 +170,7 @@ export const commits: Cases = {
     yield* create(id)
     const key = `${id}:0`
     yield* store.commit([update(id, 1, { steps: [step(key), completed(key, 0)] })])
-    yield* equal("the history", yield* store.history(id, 0, everything), [completed(key, 0)])
+    yield* equal("the history", yield* historyOf(id), [completed(key, 0)])
   }),
 
   "a final record is never overwritten, and nothing of that batch is written": Effect.gen(function*() {
@@ -211,7 +211,7 @@ export const commits: Cases = {
       update(fresh, 1, { insert: insert(), steps: [completed(`${fresh}:0`, 0)] })
     ])
     yield* equal("the answers", answers, [fenced, accepted, { _tag: "Exists", run: Either.right(run) }, accepted])
-    const histories = yield* Effect.forEach([good, late, there, fresh], (id) => store.history(id, 0, everything))
+    const histories = yield* Effect.forEach([good, late, there, fresh], (id) => historyOf(id))
     yield* equal("the histories", histories.map((rows) => rows.length), [1, 0, 0, 1])
   }),
 
@@ -223,7 +223,7 @@ export const commits: Cases = {
     yield* store.commit([update(id, 1, { steps: [completed(first, 0)] })])
     yield* rejects("a position twice", store.commit([update(id, 1, { steps: [completed(second, 0)] })]))
     yield* rejects("no position", store.commit([update(id, 1, { steps: [completed(second, 0, { position: null })] })]))
-    yield* equal("the history", yield* store.history(id, 0, everything), [completed(first, 0)])
+    yield* equal("the history", yield* historyOf(id), [completed(first, 0)])
   }),
 
   "a final failure that is opened again answers no replay, and may be replaced": Effect.gen(function*() {
@@ -233,7 +233,7 @@ export const commits: Cases = {
     const [kept, again] = [`${id}:0`, `${id}:1`]
     yield* store.commit([update(id, 1, { steps: [completed(kept, 0), failed(again, 1)] })])
     yield* store.commit([update(id, 1, { reopen: [again] })])
-    yield* equal("the history", yield* store.history(id, 0, everything), [completed(kept, 0)])
+    yield* equal("the history", yield* historyOf(id), [completed(kept, 0)])
     yield* equal("what is unfinished", yield* store.unfinished(id, 0), [{
       ...failed(again, 1),
       position: null,
@@ -244,7 +244,7 @@ export const commits: Cases = {
       update(id, 1, { reopen: [again], steps: [completed(again, 1)], patch: patch({ updatedAt: 2_500 }) })
     ])
     yield* equal("the answer to both at once", answers, [accepted])
-    yield* equal("the history then", yield* store.history(id, 0, everything), [completed(kept, 0), completed(again, 1)])
+    yield* equal("the history then", yield* historyOf(id), [completed(kept, 0), completed(again, 1)])
   }),
 
   "nothing but a final failure can be opened again": Effect.gen(function*() {
@@ -312,7 +312,7 @@ export const commits: Cases = {
       (_, index) => completed(`${id}:${index}`, index, { output: index % 7 === 3 ? large : String(index) })
     )
     yield* store.commit([update(id, 1, { steps })])
-    yield* holds("the outputs", isDeepStrictEqual(yield* store.history(id, 0, everything), steps))
+    yield* holds("the outputs", isDeepStrictEqual(yield* historyOf(id), steps))
   }),
 
   "no payload is another thing than an empty one": Effect.gen(function*() {
@@ -322,7 +322,7 @@ export const commits: Cases = {
     yield* equal("the payload", (yield* rowOf(id)).payload, null)
     const steps = [completed(`${id}:0`, 0, { output: null }), completed(`${id}:1`, 1, { output: "\"\"" })]
     yield* store.commit([update(id, 1, { steps })])
-    yield* equal("the outputs", yield* store.history(id, 0, everything), steps)
+    yield* equal("the outputs", yield* historyOf(id), steps)
   }),
 
   "any text is kept as it is": Effect.forEach(hostile, (text, index) =>
@@ -340,7 +340,7 @@ export const commits: Cases = {
         { fingerprint, name, owner, payload, version, workflowId },
         { fingerprint: text, name: text, owner: text, payload: JSON.stringify(text), version: text, workflowId: id }
       )
-      yield* equal(`history ${index}`, yield* store.history(id, 0, everything), rows)
+      yield* equal(`history ${index}`, yield* historyOf(id), rows)
       yield* equal(`attempts ${index}`, yield* store.attempts(id, 0), attempts)
       const taken = yield* store.claim(claimOf(text, { dead: [text] }))
       yield* equal(`claim ${index}`, taken.map((claimed) => claimed.workflowId), [id])

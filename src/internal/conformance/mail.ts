@@ -134,7 +134,7 @@ export const mail: Cases = {
     yield* rejects("taking it twice", twice)
     yield* rejects("taking what nobody has sent", change(id, { takes: [{ signalId: "c", stepKey: `${id}:1` }] }))
     const store = yield* StepStore
-    yield* equal("the history", yield* store.history(id, 0, { after: null, limit: 9 }), steps)
+    yield* equal("the history", (yield* store.history(id, 0, { after: null, limit: 9 })).rows, steps)
     yield* equal("sent again", yield* send(id, signal("a")), [known])
   }),
 
@@ -352,7 +352,7 @@ export const mail: Cases = {
     yield* equal("the answer", yield* change(id, { next, steps: [completed(`${id}:0`, 0)] }), accepted)
     const run = yield* rowOf(id)
     yield* equal("the run", [run.generation, run.begunAt, run.payload, run.createdAt], [1, 5_000, "{\"b\":2}", 1_000])
-    yield* equal("its new history", yield* store.history(id, 1, { after: null, limit: 9 }), [])
+    yield* equal("its new history", (yield* store.history(id, 1, { after: null, limit: 9 })).rows, [])
     yield* equal("its signals", yield* idsOf(id, named("go")), ["a"])
     yield* rejects("from the generation that is over", change(id, { next }))
     yield* equal("without a payload", yield* change(id, { generation: 1, next: { ...next, payload: null } }), accepted)

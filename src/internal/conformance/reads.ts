@@ -2,6 +2,7 @@
 import * as Effect from "effect/Effect"
 import * as Either from "effect/Either"
 import * as Option from "effect/Option"
+import type { HistoryPage, Paged, RunUpdate, StepRow } from "../../StepStore.js"
 import { StepStore } from "../../StepStore.js"
 import {
   at,
@@ -11,6 +12,7 @@ import {
   create,
   equal,
   everything,
+  historyOf,
   holds,
   keysOf,
   recordsOf,
@@ -18,6 +20,24 @@ import {
   step,
   update
 } from "./check.js"
+
+/** A text that has so many bytes as JSON. */
+const textOf = (bytes: number) => `"${"x".repeat(bytes - 2)}"`
+
+/** The pages of a history, up to the first that says that it is the last. */
+const pagesOf = Effect.fnUntraced(function*(workflowId: string, page: Omit<HistoryPage, "after">) {
+  const store = yield* StepStore
+  const pages: Array<ReadonlyArray<StepRow>> = []
+  for (let after: number | null = null;;) {
+    const { more, rows }: Paged<StepRow> = yield* store.history(workflowId, 0, { after, ...page })
+    yield* holds("a page that others follow has a record", !more || rows.length > 0)
+    pages.push(rows)
+    if (!more) {
+      return pages
+    }
+    after = at(rows, rows.length - 1).position
+  }
+})
 
 export const reads: Cases = {
   "a history is read in pages, in the order of recording": Effect.gen(function*() {
@@ -27,13 +47,70 @@ export const reads: Cases = {
     // Recorded in another order than the one of the keys, and with gaps.
     const steps = Array.from({ length: 25 }, (_, index) => completed(`${id}:${(index * 7) % 25}`, index * 3))
     yield* store.commit([update(id, 1, { steps: [...steps].reverse() })])
-    const first = yield* store.history(id, 0, { after: null, limit: 10 })
-    const second = yield* store.history(id, 0, { after: at(first, 9).position, limit: 10 })
-    const third = yield* store.history(id, 0, { after: at(second, 9).position, limit: 10 })
-    const fourth = yield* store.history(id, 0, { after: at(third, 4).position, limit: 10 })
-    yield* equal("the sizes", [first, second, third, fourth].map((page) => page.length), [10, 10, 5, 0])
-    yield* equal("the rows", [...first, ...second, ...third], steps)
+    const pages = yield* pagesOf(id, { limit: 10 })
+    yield* equal("the sizes", pages.map((page) => page.length), [10, 10, 5])
+    yield* equal("the rows", pages.flat(), steps)
+    yield* equal("the sizes of full pages", (yield* pagesOf(id, { limit: 5 })).map((page) => page.length), [
+      5,
+      5,
+      5,
+      5,
+      5
+    ])
+    yield* equal("all at once", yield* store.history(id, 0, { after: null, limit: 25 }), { rows: steps, more: false })
+    const last = { after: at(steps, 24).position, limit: 10 }
+    yield* equal("after the last", yield* store.history(id, 0, last), { rows: [], more: false })
   }),
+
+  "a page of a history ends with the record with which the payloads come to the bytes that it may have": Effect.gen(
+    function*() {
+      const store = yield* StepStore
+      const id = "conformance/bytes"
+      yield* create(id)
+      // Of 100 bytes each, as output, as error, or as both; a character may have several. The third has none.
+      const steps = [
+        completed(`${id}:0`, 0, { output: textOf(100) }),
+        completed(`${id}:1`, 1, { output: null, error: textOf(100), status: "FAILED" }),
+        completed(`${id}:2`, 2, { output: null }),
+        completed(`${id}:3`, 4, { output: textOf(40), error: textOf(60) }),
+        completed(`${id}:4`, 5, { output: `"${"€".repeat(32)}é"` }),
+        completed(`${id}:5`, 9, { output: textOf(100) })
+      ]
+      // Of no weight here: what is not final, and what belongs to others.
+      const others = [step(`${id}:6`, { output: textOf(1_000) }), step(`${id}:7`, { error: textOf(1_000) })]
+      yield* store.commit([update(id, 1, { steps: [...steps, ...others] })])
+      yield* store.commit([update(id, 1, { generation: 1, steps: [completed(`${id}:1#0`, 0)] })])
+      const sizes = (bytes: number, limit = 100) =>
+        Effect.map(pagesOf(id, { limit, bytes }), (pages) => pages.map((page) => page.length))
+      const expected: ReadonlyArray<readonly [number, ReadonlyArray<number>]> = [
+        [0, [1, 1, 1, 1, 1, 1]],
+        [1, [1, 1, 2, 1, 1]],
+        [100, [1, 1, 2, 1, 1]],
+        [101, [2, 3, 1]],
+        [200, [2, 3, 1]],
+        [201, [4, 2]],
+        [300, [4, 2]],
+        [400, [5, 1]],
+        [401, [6]],
+        [500, [6]],
+        [501, [6]],
+        [Number.MAX_SAFE_INTEGER, [6]]
+      ]
+      for (const [bytes, pages] of expected) {
+        yield* equal(`the sizes of pages of ${bytes} bytes`, yield* sizes(bytes), pages)
+        yield* equal(`the rows in pages of ${bytes} bytes`, (yield* pagesOf(id, { limit: 100, bytes })).flat(), steps)
+      }
+      yield* equal("the sizes of pages with both limits", yield* sizes(200, 2), [2, 2, 2])
+      yield* equal("the sizes of pages of one record", yield* sizes(100, 1), [1, 1, 1, 1, 1, 1])
+      const page = { after: 1, limit: 3, bytes: 200 }
+      yield* equal("a page", yield* store.history(id, 0, page), { rows: steps.slice(2, 5), more: true })
+      yield* equal("the last page", yield* store.history(id, 0, { ...page, after: 4 }), {
+        rows: steps.slice(4),
+        more: false
+      })
+      yield* equal("after the last", yield* store.history(id, 0, { ...page, after: 9 }), { rows: [], more: false })
+    }
+  ),
 
   "what is unfinished comes in the order of the keys": Effect.gen(function*() {
     const store = yield* StepStore
@@ -97,7 +174,7 @@ export const reads: Cases = {
     yield* store.commit([update(id, 1, { ...rest, generation: 1 })])
     for (const generation of [0, 1, 2]) {
       const counts = [
-        (yield* store.history(id, generation, everything)).length,
+        (yield* historyOf(id, generation)).length,
         (yield* store.steps(id, generation, everything)).length,
         (yield* store.attempts(id, generation)).length
       ]
@@ -122,22 +199,59 @@ export const reads: Cases = {
     ])
     yield* store.commit([update(few!, 1, { generation: 1, steps: [completed(`${few}:1#0`, 0)] })])
     const asked = [few, steps, attempts, none].map((workflowId) => ({ workflowId: workflowId!, generation: 0 }))
-    const read = (limit: number) =>
-      Effect.map(store.records(asked, limit), (all) => new Map(all.map((one) => [one.workflowId, one.records])))
+    const read = (steps: number) =>
+      Effect.map(
+        store.records(asked, { steps, bytes: 1_000_000 }),
+        (all) => new Map(all.map((one) => [one.workflowId, one.records]))
+      )
     const some = yield* read(4)
     yield* equal("the runs with little", [...some.keys()].sort(), [few, none].sort())
     yield* equal(
       "their records",
       some.get(few!),
       Either.right({
-        history: yield* store.history(few!, 0, everything),
+        history: yield* historyOf(few!),
         unfinished: yield* store.unfinished(few!, 0),
         attempts: yield* store.attempts(few!, 0)
       })
     )
     yield* equal("no records", some.get(none!), Either.right({ history: [], unfinished: [], attempts: [] }))
     yield* equal("all runs", [...(yield* read(5)).keys()].sort(), [few, steps, attempts, none].sort())
-    yield* equal("of no run", yield* store.records([], 5), [])
+    yield* equal("of no run", yield* store.records([], { steps: 5, bytes: 1_000_000 }), [])
+  }),
+
+  "what is recorded of several runs is read together, but for runs with many bytes of it": Effect.gen(function*() {
+    const store = yield* StepStore
+    const kinds = ["output", "error", "unfinished", "attempt", "all"] as const
+    const weights: Readonly<Record<typeof kinds[number], (id: string, bytes: number) => Partial<RunUpdate>>> = {
+      output: (id, bytes) => ({ steps: [completed(`${id}:0`, 0, { output: textOf(bytes) })] }),
+      error: (id, bytes) => ({
+        steps: [completed(`${id}:0`, 0, { output: null, error: textOf(bytes), status: "FAILED" })]
+      }),
+      unfinished: (id, bytes) => ({ steps: [step(`${id}:0`, { error: textOf(bytes) })] }),
+      attempt: (id, bytes) => ({ attempts: [attempt(`${id}:0`, 1, { error: textOf(bytes) })] }),
+      all: (id, bytes) => ({
+        steps: [
+          completed(`${id}:0`, 0, { output: `"${"€".repeat(10)}"`, error: textOf(10) }),
+          step(`${id}:1`, { output: textOf(10), error: textOf(10) })
+        ],
+        attempts: [attempt(`${id}:0`, 1, { error: textOf(10) }), attempt(`${id}:0`, 2, { error: textOf(bytes - 72) })]
+      })
+    }
+    const idOf = (kind: string, bytes: number) => `conformance-heavy/${kind}-${bytes}`
+    const sizes = [100, 101]
+    const all = kinds.flatMap((kind) => sizes.map((bytes) => ({ kind, bytes, id: idOf(kind, bytes) })))
+    yield* Effect.forEach(all, ({ id }) => create(id))
+    yield* store.commit(all.map(({ bytes, id, kind }) => update(id, 1, weights[kind](id, bytes))))
+    const read = (bytes: number) =>
+      Effect.map(
+        store.records(all.map(({ id }) => ({ workflowId: id, generation: 0 })), { steps: 2, bytes }),
+        (some) => some.map((one) => one.workflowId).sort()
+      )
+    const upTo = (bytes: number) => kinds.flatMap((kind) => sizes.filter((n) => n <= bytes).map((n) => idOf(kind, n)))
+    for (const bytes of [99, 100, 101]) {
+      yield* equal(`the runs with at most ${bytes} bytes`, yield* read(bytes), upTo(bytes).sort())
+    }
   }),
 
   "of a run that is not there nothing is found": Effect.gen(function*() {

@@ -166,6 +166,12 @@ const many = <Row>(
 
 const length = (text: string | null) => text === null ? 0 : text.length
 
+/**
+ * What the stored texts of a row come to, in bytes. Neither SQLite nor Postgres reads a text for that, which may lie on thousands of
+ * pages.
+ */
+const octets = (texts: ReadonlyArray<string>) => texts.map((text) => `coalesce(octet_length(${text}), 0)`).join(" + ")
+
 /** The statuses of the runs that somebody drives or should. The index on them is found by this very text. */
 const isOpen = "status IN ('PENDING', 'RUNNING')"
 
@@ -244,9 +250,19 @@ export const make = (dialect: Dialect, prefix: string, namespace: string) => {
   /** Counts no further than it must: a run may have a million rows. */
   const hasFew = (table: string) =>
     `(SELECT count(*) FROM (SELECT 1 FROM ${table} WHERE ${isOfAsked(table)} LIMIT ? + 1) AS some) <= ?`
+  /** Of no more rows than that: where there are more, the sum is not looked at. */
+  const octetsOf = (table: string, texts: ReadonlyArray<string>) =>
+    `(SELECT coalesce(sum(octets), 0) FROM (SELECT ${octets(texts)} AS octets FROM ${table} ` +
+    `WHERE ${isOfAsked(table)} LIMIT ?) AS some)`
   const ofAsked = (table: string, fields: ReadonlyArray<string>, order: string) =>
     `${asked} SELECT workflow_id AS "workflowId", ${selection(fields)} FROM asked CROSS JOIN ${table} ` +
     `WHERE ${isOfAsked(table)} ORDER BY ${order}`
+
+  const selectHistory = `SELECT ${selection(stepFields)} FROM ${steps}`
+  const isAfter = "namespace = ? AND workflow_id = ? AND generation = ? AND final = 1 AND position > ?"
+  const inOrder = "ORDER BY position LIMIT ?"
+  const weighed = `(SELECT position, ${octets(["output", "error"])} AS octets FROM ${steps} WHERE ${isAfter} ` +
+    `${inOrder}) AS weighed`
 
   return {
     namespace,
@@ -391,8 +407,14 @@ export const make = (dialect: Dialect, prefix: string, namespace: string) => {
       `AND ${hasEnded}`,
     runs: `SELECT ${selection(runSummaryFields)} FROM ${workflows} WHERE namespace = ? AND workflow_id > ? ` +
       `ORDER BY workflow_id LIMIT ?`,
-    history: `SELECT ${selection(stepFields)} FROM ${steps} WHERE namespace = ? AND workflow_id = ? ` +
-      `AND generation = ? AND final = 1 AND position > ? ORDER BY position LIMIT ?`,
+    history: `${selectHistory} WHERE ${isAfter} ${inOrder}`,
+    /** As `history`, if those records come to less than so many bytes; else none. */
+    lightHistory: `${selectHistory} WHERE ${isAfter} AND (SELECT sum(octets) FROM ${weighed}) < ? ${inOrder}`,
+    /** How many records come next, as far as is asked, and how many of them are enough to come to so many bytes. */
+    share: `SELECT CAST(count(*) AS INTEGER) AS "count", ` +
+      `CAST(count(CASE WHEN before IS NULL OR before < ? THEN 1 END) AS INTEGER) AS "share" ` +
+      `FROM (SELECT sum(octets) OVER (ORDER BY position ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before ` +
+      `FROM ${weighed}) AS summed`,
     unfinished: `SELECT ${selection(stepFields)} FROM ${steps} WHERE namespace = ? AND workflow_id = ? ` +
       `AND generation = ? AND final <> 1 ORDER BY step_key`,
     steps: `SELECT ${selection(stepSummaryFields)} FROM ${steps} WHERE namespace = ? AND workflow_id = ? ` +
@@ -402,7 +424,8 @@ export const make = (dialect: Dialect, prefix: string, namespace: string) => {
 
     /** Of runs that are asked for, those of which little is recorded. */
     short: `${asked} SELECT run AS "workflowId", gen AS "generation" FROM asked ` +
-      `WHERE ${hasFew(steps)} AND ${hasFew(attempts)}`,
+      `WHERE ${hasFew(steps)} AND ${hasFew(attempts)} ` +
+      `AND ${octetsOf(steps, ["output", "error"])} + ${octetsOf(attempts, ["error"])} <= ?`,
     stepsOfAsked: ofAsked(steps, stepFields, "position, step_key"),
     attemptsOfAsked: ofAsked(attempts, attemptFields, "step_key, attempt"),
 

@@ -6,7 +6,7 @@ import { type StoreError, StoreRejected } from "../../Errors.js"
 import type * as StepStore from "../../StepStore.js"
 import { ChangeHub } from "../changeHub.js"
 import { invariant } from "../invariant.js"
-import { type Database, type Session, transaction, type Work } from "./database.js"
+import { type Database, first, type Session, transaction, type Work } from "./database.js"
 import { toStoreError } from "./errors.js"
 import type { Liveness } from "./liveness.js"
 import { type Client, make as makeSharedClient } from "./sharedClient.js"
@@ -428,8 +428,27 @@ export const make = (options: {
         rows<{ readonly wakeAt: number }>(statements.nextWake, [namespace, JSON.stringify(names)]),
         ([next]) => next === undefined ? null : next.wakeAt
       ),
-    history: (workflowId, generation, page) =>
-      rows(statements.history, [namespace, workflowId, generation, page.after ?? -1, page.limit]),
+    history: (workflowId, generation, { after, bytes = Number.MAX_SAFE_INTEGER, limit }) =>
+      database.turn(Effect.fnUntraced(function*(session: Session) {
+        const from = [namespace, workflowId, generation, after ?? -1]
+        // With one more, which shows whether there are others. Nearly every page is light, and costs this alone.
+        const light = yield* session.all<StepStore.StepRowEncoded>(
+          statements.lightHistory,
+          [...from, ...from, limit + 1, bytes, limit + 1]
+        )
+        if (light.length > 0) {
+          return { rows: light.slice(0, limit), more: light.length > limit }
+        }
+        const { count, share } = first(
+          yield* session.all<{ readonly count: number; readonly share: number }>(
+            statements.share,
+            [bytes, ...from, limit + 1]
+          )
+        )
+        const most = Math.min(share, limit)
+        const rows = yield* session.all<StepStore.StepRowEncoded>(statements.history, [...from, most])
+        return { rows, more: count > most }
+      })),
     unfinished: (workflowId, generation) => rows(statements.unfinished, [namespace, workflowId, generation]),
     steps: (workflowId, generation, page) =>
       rows(statements.steps, [namespace, workflowId, generation, page.after ?? "", page.limit]),
@@ -437,10 +456,11 @@ export const make = (options: {
     attempts: (workflowId, generation) => rows(statements.attempts, [namespace, workflowId, generation]),
     records: (runs, limit) =>
       database.turn(Effect.fnUntraced(function*(session: Session) {
-        const few = [namespace, limit, limit]
+        const few = [namespace, limit.steps, limit.steps]
+        const counted = [namespace, limit.steps]
         const short = yield* session.all<StepStore.RunGeneration>(
           statements.short,
-          [pairsOf(runs), ...few, ...few]
+          [pairsOf(runs), ...few, ...few, ...counted, ...counted, limit.bytes]
         )
         const asked = [pairsOf(short), namespace]
         const steps = byRun(yield* session.all<OfRun<StepStore.StepRowEncoded>>(statements.stepsOfAsked, asked))

@@ -321,7 +321,7 @@ class Simulation {
     return Effect.zipWith(
       this.real.run(workflowId),
       this.real.history(workflowId, generation, { after: null, limit: 10_000 }),
-      (run, rows) => {
+      (run, { rows }) => {
         const isOwner = Option.exists(run, (row) => row.owner === process.workerId && row.generation === generation)
         if (isOwner && rows.some((row) => row.kind === "step" && row.stepId === stepId)) {
           this.violations.push(`${process.name} does ${stepId} of ${workflowId} again, which is recorded`)
