@@ -659,15 +659,15 @@ const make = (namespace: string): StepStore.Encoded => {
     attempts: (workflowId, generation) => read((state) => attempts(state, workflowId, generation)),
     records: (runs, limit) =>
       read((state) =>
-        runs.flatMap(({ generation, workflowId }) => {
-          return exceeds(recordsOf(state, workflowId, generation), limit) ? [] : [{
+        runs.flatMap(({ generation, workflowId }) =>
+          exceeds(recordsOf(state, workflowId, generation), limit) ? [] : [{
             workflowId,
             generation,
             history: history(state, workflowId, generation, { after: null, limit: limit.steps }).rows,
             unfinished: unfinished(state, workflowId, generation),
             attempts: attempts(state, workflowId, generation)
           }]
-        })
+        )
       ),
     register: (worker) =>
       Effect.asVoid(Effect.acquireRelease(

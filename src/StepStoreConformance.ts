@@ -2,7 +2,7 @@
  * What every store must do, as a list of cases, for people who write one.
  *
  * The cases need no test runner and no empty store: run each with the store provided, and report what fails. They may
- * share one store and run in any order; none of them waits for time to pass.
+ * share one store and run in any order; none of them waits for time to pass. The store has no payload codec: some of them count bytes.
  *
  * @since 0.1.0
  */

@@ -9,7 +9,7 @@ import { admitted, durable } from "./operation.js"
 import type { Branch, InStep } from "./place.js"
 import { completed, rowsOf } from "./row.js"
 import type { Look } from "./sequencer.js"
-import { addressOf } from "./sequencer.js"
+import { addressOf, positionOf } from "./sequencer.js"
 
 const kind = "patch"
 
@@ -148,7 +148,7 @@ const find = (id: string, branch: Branch, then: (found: Found) => void): void =>
     } else if (more) {
       run.household.readAfter(run, last, ({ more, rows }) => {
         if (!run.closed) {
-          search(rows, more, rows.at(-1)?.position ?? last)
+          search(rows, more, rows.reduce((_, row) => positionOf(row), last))
         }
       })
     } else {

@@ -412,8 +412,8 @@ export const make = (dialect: Dialect, prefix: string, namespace: string) => {
     lightHistory: `${selectHistory} WHERE ${isAfter} AND (SELECT sum(octets) FROM ${weighed}) < ? ${inOrder}`,
     /** How many records come next, as far as is asked, and how many of them are enough to come to so many bytes. */
     share: `SELECT CAST(count(*) AS INTEGER) AS "count", ` +
-      `CAST(count(CASE WHEN before IS NULL OR before < ? THEN 1 END) AS INTEGER) AS "share" ` +
-      `FROM (SELECT sum(octets) OVER (ORDER BY position ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS before ` +
+      `CAST(count(CASE WHEN behind IS NULL OR behind < ? THEN 1 END) AS INTEGER) AS "share" ` +
+      `FROM (SELECT sum(octets) OVER (ORDER BY position ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS behind ` +
       `FROM ${weighed}) AS summed`,
     unfinished: `SELECT ${selection(stepFields)} FROM ${steps} WHERE namespace = ? AND workflow_id = ? ` +
       `AND generation = ? AND final <> 1 ORDER BY step_key`,
