@@ -9,6 +9,7 @@ import {
   Fiber,
   FiberId,
   Layer,
+  Option,
   type Runtime,
   Schema,
   Scope,
@@ -713,6 +714,53 @@ describe.each(stores)("Engine (%s)", (_, store) => {
           faults.commit = (_, call) => call
           expect(yield* Job.await(jobId).pipe(withJob(body))).toBe(1)
           expect(entries).toEqual(["a", "end", "end"])
+        })
+      ))
+
+    // The simulator found this one (seed 198126380): both went into one batch.
+    test("at an end that was written keeps a resume waiting until the engine knows of that end", () =>
+      withFaults((faults) =>
+        Effect.gen(function*() {
+          const { add, entries } = ledger()
+          const step = Effect.flatMap(Step.Current, ({ workflowId }) =>
+            workflowId === "other"
+              ? Effect.succeed("yes")
+              : entries.length === 0
+              ? Effect.zipRight(add("dies"), Effect.die("boom"))
+              : entries.length === 1
+              ? Effect.zipRight(add("fails"), Effect.fail("no"))
+              : Effect.as(add("works"), "yes")).pipe(Step.durable("s", { error: Schema.String }))
+          /** The run ends in such a way, which is written and denied, and is resumed in the moment in which that is written again. */
+          const resumedAfter = (status: StepStore.RunStatus) =>
+            Effect.gen(function*() {
+              let denied = false
+              const { begun, open, pass } = gate()
+              faults.commit = (batch, call) => {
+                if (batch.some((update) => update.workflowId === "other" && update.insert !== null)) {
+                  return Effect.zipRight(pass, call)
+                }
+                if (denied || !batch.some(brings(status))) {
+                  return call
+                }
+                denied = true
+                return Effect.zipRight(call, Effect.fail(passing[0]!))
+              }
+              yield* Effect.fork(Job.start())
+              yield* eventually(Effect.option(statusOf(jobId)), Option.contains(status))
+              yield* Effect.fork(Job.start(undefined, { workflowId: "other" }))
+              yield* begun
+              const resume = yield* Effect.fork(Job.resume(jobId))
+              yield* turns(20)
+              yield* TestClock.adjust("1 second")
+              yield* turns(20)
+              yield* open
+              yield* afterAWhile(Fiber.join(resume))
+            })
+          yield* Effect.gen(function*() {
+            yield* resumedAfter("STOPPED")
+            yield* resumedAfter("FAILED")
+            expect(yield* Job.await(jobId)).toBe("yes")
+          }).pipe(withJob(step))
         })
       ))
 
