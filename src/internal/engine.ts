@@ -338,22 +338,14 @@ export const make = (settings: Settings): Effect.Effect<Engine["Type"], StoreErr
       }
     }
 
-    /**
-     * The row of a run that has left this process if it has ended. Until its engine knows of an end that was written and denied, it
-     * writes that again, and would put it back over what a resume has written meanwhile.
-     */
-    const settledRow = Effect.fnUntraced(function*(workflowId: string, name: string) {
+    const resume = Effect.fnUntraced(function*(workflowId: string, name: string) {
       const row = yield* rowOf(workflowId, name)
       const residency = roster.residents.get(workflowId)
-      if (residency === undefined || residency.identity.epoch !== row.epoch || Option.isNone(endOf(row))) {
-        return row
+      if (residency !== undefined && residency.identity.epoch === row.epoch && Option.isSome(endOf(row))) {
+        // Its end was written and denied, and it waits here to write that again, which would be refused together with what follows, or
+        // undo it.
+        yield* residency.leave
       }
-      yield* residency.left
-      return yield* rowOf(workflowId, name)
-    })
-
-    const resume = Effect.fnUntraced(function*(workflowId: string, name: string) {
-      const row = yield* settledRow(workflowId, name)
       const why = nothingToResume(row)
       if (!(yield* revive(row)) && why !== null) {
         return yield* new NothingToResume({ workflowId, why })
